@@ -1,0 +1,86 @@
+"""Adaptive 3D sampling (Gao et al., CVPR 2022): features read at points in x, y and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lors.adamixer.boxes import size_of
+
+
+class Pyramid:
+    """Feature levels laid out once as a table of rows, one row a position and channel group.
+
+    Reading a point is then one weighted sum of 4 rows (bilinear) of each level.
+
+    Args:
+        levels: (B, d_feat, H_l, W_l) each.
+        strides: pixels between neighbours of each level.
+        groups: g; group k reads channels k C .. (k + 1) C with C = d_feat / g.
+    """
+
+    def __init__(self, levels: Sequence[Tensor], strides: Sequence[int], groups: int) -> None:
+        rows = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+        self.positions = rows.shape[1]
+        self.table = rows.reshape(-1, rows.shape[2] // groups)
+        like = dict(dtype=torch.float32, device=rows.device)
+        self.stride = torch.tensor(strides, **like)
+        self.size = torch.tensor([level.shape[:1:-1] for level in levels], **like)
+        sizes = [level.shape[2] * level.shape[3] for level in levels]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.start = torch.tensor(starts, device=rows.device)
+
+    def sample(self, points: Tensor) -> Tensor:
+        """Points (B, L, g, P, 3) as x, y in pixels and z in log2 pixels -> features (B, L, g, P, C).
+
+        Zero outside a level, which spans its own size times its stride; the levels are weighted by
+        softmax of -(z - log2 stride)^2 / 2.
+        """
+        batch, _, groups, _, _ = points.shape
+        level_weight = (-((points[..., 2:] - self.stride.log2()) ** 2) / 2).softmax(dim=-1)
+        # (B, L, g, P, level, xy): in cells, where the first cell's centre is 0
+        cell = points[..., None, :2] / self.stride[:, None] - 0.5
+        low = cell.detach().floor()
+        fraction = cell - low
+        corner = torch.stack((low, low + 1), dim=-2)
+        inside = (corner >= 0) & (corner < self.size[:, None])
+        weight = torch.stack((1 - fraction, fraction), dim=-2) * inside
+        weight = level_weight[..., None, None] * weight[..., :, None, 1] * weight[..., None, :, 0]
+        corner = corner.clamp(min=0).minimum(self.size[:, None] - 1).long()
+        width = self.size[:, 0].long()[:, None, None]
+        position = self.start[:, None, None] + corner[..., :, None, 1] * width + corner[..., None, :, 0]
+        image = torch.arange(batch, device=points.device).view(-1, 1, 1, 1, 1, 1, 1)
+        group = torch.arange(groups, device=points.device).view(-1, 1, 1, 1, 1)
+        row = (image * self.positions + position) * groups + group
+        features = F.embedding_bag(
+            row.flatten(4).flatten(0, 3),
+            self.table,
+            per_sample_weights=weight.flatten(4).flatten(0, 3).to(self.table.dtype),
+            mode="sum",
+        )
+        return features.view(*points.shape[:-1], -1)
+
+
+def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
+    """A stage's offsets (B, L, 3 g P) as (dx, dy, dz) and boxes (B, L, 4) -> points (B, L, g, P, 3).
+
+    dx and dy count in widths and heights of the query's box, dz adds to its z.
+    """
+    offsets = offsets.float().unflatten(-1, (groups, -1, 3))
+    box = xyzr[..., None, None, :]
+    xy = box[..., :2] + offsets[..., :2] * size_of(box)
+    return torch.cat((xy, box[..., 2:3] + offsets[..., 2:]), dim=-1)
+
+
+def initial_offsets(groups: int, points: int) -> Tensor:
+    """(3 g P,): dz = -1; dx, dy the cell centres of a regular grid over the box, or random without a square."""
+    side = round(points**0.5)
+    if side**2 == points:
+        centre = (torch.arange(side) + 0.5) / side - 0.5
+        xy = torch.cartesian_prod(centre, centre).expand(groups, -1, -1)
+    else:
+        xy = torch.rand(groups, points, 2) - 0.5
+    return torch.cat((xy, -torch.ones(groups, points, 1)), dim=-1).flatten()

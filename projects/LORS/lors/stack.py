@@ -1,0 +1,243 @@
+"""LORS: a stack of N identical layers as one object (Li et al., CVPR 2024, sections 3.2 to 3.4).
+
+Each module here holds one weight for all N layers; `forward(x, layer)` uses the weight of layer `layer`.
+
+=================  =========================================  ==========================
+module             weight of layer i                          parameters
+=================  =========================================  ==========================
+`DenseLinear`      W_i                                        nothing shared
+`LORSLinear`       W_shared + sum_k B_ik A_ik                 LORS^T, equations 7 and 8
+`DenseGenerator`   Linear_i(q)                                nothing shared
+`LORSGenerator`    Linear_shared(q) + sum_k B_ik E_ik(q) A_ik LORS^A, equations 9 to 12
+=================  =========================================  ==========================
+
+A *linear* applies its weight to x. A *generator* turns a query q into weights of `shape` = (g, d, h): g
+independent matrices of d x h. The module needs torch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Groups = Union[int, Sequence[int]]
+INITS = ("paper", "released")
+
+
+class DenseLinear(nn.Module):
+    """N linear layers that share nothing: W_i x + b_i."""
+
+    def __init__(self, num_layers: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.num_layers, self.in_features, self.out_features = num_layers, in_features, out_features
+        self.weight = _parameters(num_layers, lambda i: (out_features, in_features))
+        self.bias = _parameters(num_layers, lambda i: (out_features,))
+        for weight, bias in zip(self.weight, self.bias):
+            nn.init.xavier_uniform_(weight)
+            _uniform(bias, 1 / math.sqrt(in_features))
+
+    def forward(self, x: Tensor, layer: int) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return F.linear(x, self.weight[layer], self.bias[layer])
+
+
+class LORSLinear(nn.Module):
+    """LORS^T (section 3.2): (W_shared + sum_k B_ik A_ik) x + b_i, with one bias per layer.
+
+    Args:
+        rank: r, the inner size of every B (out_features, r) and A (r, in_features).
+        groups: K, the number of B A terms; one int for all layers or one per layer.
+        shared, private: whether the first and the second term exist (Table 5).
+        init: "paper" (section 4.1: A starts at 0) or "released" (the authors' program: B starts at 0).
+
+    Raises:
+        ValueError: a rank, group count or initialisation that does not fit.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        groups: Groups = 1,
+        *,
+        shared: bool = True,
+        private: bool = True,
+        init: str = "paper",
+    ) -> None:
+        super().__init__()
+        _check(rank, min(in_features, out_features), shared, private, init)
+        self.num_layers, self.in_features, self.out_features = num_layers, in_features, out_features
+        self.rank, self.groups = rank, _per_layer(groups, num_layers)
+        self.shared_weight = nn.Parameter(torch.empty(out_features, in_features)) if shared else None
+        if private:
+            self.B = _parameters(num_layers, lambda i: (self.groups[i], out_features, rank))
+            self.A = _parameters(num_layers, lambda i: (self.groups[i], rank, in_features))
+        self.private = private
+        self.bias = _parameters(num_layers, lambda i: (out_features,))
+        self._reset(init)
+
+    @torch.no_grad()
+    def _reset(self, init: str) -> None:
+        paper = init == "paper"
+        for bias in self.bias:
+            bias.zero_()
+        if self.shared_weight is not None:
+            # torch's default for Linear is Kaiming's bound for a = sqrt(5)
+            _uniform(self.shared_weight, math.sqrt((6 if paper else 1) / self.in_features))
+        if self.private:
+            for B, A in zip(self.B, self.A):
+                kept, fan_in, zeroed = (B, self.rank, A) if paper else (A, self.in_features, B)
+                _kaiming(kept, fan_in)
+                zeroed.zero_()
+
+    def forward(self, x: Tensor, layer: int) -> Tensor:
+        """(..., in_features) -> (..., out_features); the sum over k is one product of inner size K r."""
+        bias = self.bias[layer]
+        if not self.private:
+            return F.linear(x, self.shared_weight, bias)
+        A = self.A[layer].flatten(0, 1)
+        B = self.B[layer].transpose(0, 1).flatten(1)
+        if self.shared_weight is None:
+            return F.linear(F.linear(x, A), B, bias)
+        return F.linear(x, self.shared_weight, bias) + F.linear(F.linear(x, A), B)
+
+
+class DenseGenerator(nn.Module):
+    """N linear layers that each turn a query into weights of `shape` = (g, d, h) and share nothing.
+
+    The weight starts at 0, so that at first the generated weights (the bias) are the same for every query.
+    """
+
+    def __init__(self, num_layers: int, query_dim: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.num_layers, self.query_dim, self.shape = num_layers, query_dim, _shape(shape)
+        size = math.prod(self.shape)
+        self.weight = _parameters(num_layers, lambda i: (size, query_dim))
+        self.bias = _parameters(num_layers, lambda i: (size,))
+        for weight, bias in zip(self.weight, self.bias):
+            nn.init.zeros_(weight)
+            _uniform(bias, 1 / math.sqrt(query_dim))
+
+    def forward(self, query: Tensor, layer: int) -> Tensor:
+        """(..., query_dim) -> (..., g, d, h)."""
+        return F.linear(query, self.weight[layer], self.bias[layer]).unflatten(-1, self.shape)
+
+
+class LORSGenerator(nn.Module):
+    """LORS^A (section 3.2): Linear_shared(q) + sum_k B_ik E_ik(q) A_ik, with E_ik(q) = Linear_ik(q).
+
+    Args:
+        shape: (g, d, h); every layer, matrix of g and term k has a B (d, r), an A (r, h) and a Linear to r x r.
+        rank, groups, shared, private: as in `LORSLinear`.
+        init: "paper" (section 4.1) or "released", where the shared weight and all of E start at 0.
+
+    Raises:
+        ValueError: a rank, group count or initialisation that does not fit.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        query_dim: int,
+        shape: Sequence[int],
+        rank: int,
+        groups: Groups = 1,
+        *,
+        shared: bool = True,
+        private: bool = True,
+        init: str = "paper",
+    ) -> None:
+        super().__init__()
+        self.num_layers, self.query_dim, self.shape = num_layers, query_dim, _shape(shape)
+        g, d, h = self.shape
+        _check(rank, min(d, h), shared, private, init)
+        self.rank, self.groups = rank, _per_layer(groups, num_layers)
+        self.shared = nn.Linear(query_dim, g * d * h) if shared else None
+        if private:
+            self.B = _parameters(num_layers, lambda i: (g, self.groups[i], d, rank))
+            self.A = _parameters(num_layers, lambda i: (g, self.groups[i], rank, h))
+            self.E = nn.ModuleList(nn.Linear(query_dim, g * k * rank**2) for k in self.groups)
+        self.private = private
+        self._reset(init)
+
+    @torch.no_grad()
+    def _reset(self, init: str) -> None:
+        paper = init == "paper"
+        _, d, h = self.shape
+        if self.shared is not None:
+            if paper:
+                _kaiming(self.shared.weight, self.query_dim)
+            else:
+                self.shared.weight.zero_()
+        if self.private:
+            for B, A, E in zip(self.B, self.A, self.E):
+                # The released program takes both sizes of a matrix as its fan-in.
+                _kaiming(B, self.rank if paper else d * self.rank)
+                _kaiming(A, h if paper else self.rank * h)
+                E.weight.zero_()
+                if not paper:
+                    E.bias.zero_()
+
+    def forward(self, query: Tensor, layer: int) -> Tensor:
+        """(..., query_dim) -> (..., g, d, h).
+
+        The sum over k is one product of inner size K r, accumulated onto the shared weight: no private
+        weight is ever stored apart.
+        """
+        if not self.private:
+            return self.shared(query).unflatten(-1, self.shape)
+        g, d, h = self.shape
+        K, r = self.groups[layer], self.rank
+        E = self.E[layer](query).view(-1, g, K, r, r)
+        EA = (E @ self.A[layer]).view(-1, K * r, h)
+        B = self.B[layer].transpose(1, 2).reshape(g, d, K * r)
+        B = B.expand(len(E), g, d, K * r).reshape(-1, d, K * r)
+        if self.shared is None:
+            weight = torch.bmm(B, EA)
+        else:
+            weight = torch.baddbmm(self.shared(query).view(-1, d, h), B, EA)
+        return weight.view(*query.shape[:-1], g, d, h)
+
+
+def _parameters(num_layers: int, shape) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(torch.empty(shape(i))) for i in range(num_layers))
+
+
+def _uniform(tensor: Tensor, bound: float) -> None:
+    nn.init.uniform_(tensor, -bound, bound)
+
+
+def _kaiming(tensor: Tensor, fan_in: int) -> None:
+    _uniform(tensor, math.sqrt(6 / fan_in))
+
+
+def _shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    shape = tuple(int(s) for s in shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape={shape}: must be (g, d, h), three positive numbers")
+    return shape
+
+
+def _per_layer(groups: Groups, num_layers: int) -> tuple[int, ...]:
+    groups = (groups,) * num_layers if isinstance(groups, int) else tuple(groups)
+    if len(groups) != num_layers or any(not isinstance(k, int) or k < 1 for k in groups):
+        raise ValueError(
+            f"groups={list(groups)}: must be a positive int or one for each of the {num_layers} layers"
+        )
+    return groups
+
+
+def _check(rank: int, largest: int, shared: bool, private: bool, init: str) -> None:
+    if not isinstance(rank, int) or not 1 <= rank <= largest:
+        raise ValueError(f"rank={rank}: must be an int from 1 to {largest}, the smaller side of the weight")
+    if not (shared or private):
+        raise ValueError("shared=False, private=False: at least one of the two terms must exist")
+    if init not in INITS:
+        raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
