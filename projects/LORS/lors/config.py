@@ -1,4 +1,4 @@
-"""Detectron2's yacs route, for DefaultPredictor and DefaultTrainer: `add_lors_config(cfg)`, `build_model(cfg)`."""
+"""Detectron2's yacs route, for DefaultPredictor and DefaultTrainer: `build_model(cfg)`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def add_lors_config(cfg: CfgNode) -> None:
 
 def model_arguments(cfg: CfgNode) -> dict[str, Any]:
     """The arguments of `AdaMixer` for a config that `add_lors_config` has extended."""
-    from detectron2.modeling import build_backbone  # the light runtime has no yacs defaults to build from
+    from detectron2.modeling import (
+        build_backbone,
+    )  # the light runtime has no yacs defaults to build from
 
     node = cfg.MODEL.LORS
     backbone = build_backbone(cfg)
@@ -83,9 +85,7 @@ def _bank(node: CfgNode) -> ParameterBank:
         return DenseGenerator(node.NUM_STAGES, node.QUERY_DIM, shape)
 
     if node.STATIC:
-        output = LORSLinear(
-            node.NUM_STAGES, features, node.QUERY_DIM, node.STATIC_RANK, node.STATIC_GROUPS
-        )
+        output = LORSLinear(node.NUM_STAGES, features, node.QUERY_DIM, node.STATIC_RANK, node.STATIC_GROUPS)
     else:
         output = DenseLinear(node.NUM_STAGES, features, node.QUERY_DIM)
     return ParameterBank(

@@ -63,7 +63,7 @@ def set_loss(
 
 
 def _average_count(count: float, device: torch.device) -> Tensor:
-    """Matched boxes of a stage, averaged over the processes; where no process has any it counts as one in all."""
+    """Matched boxes of a stage, averaged over the processes; none anywhere counts as one in all."""
     total = torch.tensor(count, device=device)
     world = comm.get_world_size()
     if world > 1:

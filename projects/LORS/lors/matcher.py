@@ -62,7 +62,9 @@ def match(costs: Sequence[Tensor]) -> Tensor:
     for image, (cost, size) in enumerate(zip(flat.split([size.numel() for size in sizes]), sizes)):
         for stage, matrix in enumerate(cost.view(size).numpy()):
             if not torch.isfinite(torch.from_numpy(matrix)).all():
-                raise ValueError(f"stage {stage}: a matching cost is not finite; the predictions have diverged")
+                raise ValueError(
+                    f"stage {stage}: a matching cost is not finite; the predictions have diverged"
+                )
             query, box = linear_sum_assignment(matrix)
             columns.extend((stage, image, q, b) for q, b in zip(query, box))
     return torch.tensor(columns, dtype=torch.long).view(-1, 4).t().to(device)

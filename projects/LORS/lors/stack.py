@@ -134,7 +134,7 @@ class LORSGenerator(nn.Module):
     """LORS^A (section 3.2): Linear_shared(q) + sum_k B_ik E_ik(q) A_ik, with E_ik(q) = Linear_ik(q).
 
     Args:
-        shape: (g, d, h); every layer, matrix of g and term k has a B (d, r), an A (r, h) and a Linear to r x r.
+        shape: (g, d, h); each layer, matrix and term k has B (d, r), A (r, h) and a Linear to r x r.
         rank, groups, shared, private: as in `LORSLinear`.
         init: "paper" (section 4.1) or "released", where the shared weight and all of E start at 0.
 

@@ -22,8 +22,7 @@ CAPTION = 26
 GAP = 20
 BACKGROUND = (24, 24, 24)
 COLOURS = (
-    "#e6194b #3cb44b #ffe119 #4363f8 #f58231 #b040e0"
-    " #42d4f4 #f032e6 #bfef45 #fabed4 #2f9e94 #c08040"
+    "#e6194b #3cb44b #ffe119 #4363f8 #f58231 #b040e0 #42d4f4 #f032e6 #bfef45 #fabed4 #2f9e94 #c08040"
 ).split()
 LABEL_FONT = ImageFont.load_default(size=13)
 CAPTION_FONT = ImageFont.load_default(size=16)
@@ -126,9 +125,7 @@ def _detections(instances: Instances, names: list[str], threshold: float) -> lis
     ]
 
 
-def _draw_cell(
-    image: Image.Image, truth: list[LabelledBox], detected: list[LabelledBox]
-) -> Image.Image:
+def _draw_cell(image: Image.Image, truth: list[LabelledBox], detected: list[LabelledBox]) -> Image.Image:
     left = _draw_panel(image, truth, "truth")
     right = _draw_panel(image, detected, "detected")
     cell = Image.new("RGB", (left.width + right.width, left.height), BACKGROUND)
@@ -169,12 +166,8 @@ def _place_label(box: Box, text: str, taken: list[Box], area: Box) -> Box:
     """Choose the place beside ``box``, within ``area``, that covers the least of ``taken``."""
     x0, y0, x1, y1 = box
     width, height = LABEL_FONT.getlength(text) + 4, 15
-    corners = [
-        (x, y) for y in (y0 - height, y1 + 1) for x in (x0, x1 - width, (x0 + x1 - width) / 2)
-    ]
-    corners += [
-        (x, y) for x in (x1 + 1, x0 - width) for y in (y0, y1 - height, (y0 + y1 - height) / 2)
-    ]
+    corners = [(x, y) for y in (y0 - height, y1 + 1) for x in (x0, x1 - width, (x0 + x1 - width) / 2)]
+    corners += [(x, y) for x in (x1 + 1, x0 - width) for y in (y0, y1 - height, (y0 + y1 - height) / 2)]
     places = []
     for x, y in corners:
         x = max(area[0], min(x, area[2] - width))
@@ -195,9 +188,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, place: Box, labelled: LabelledBox) ->
     is_light = 0.3 * red + 0.6 * green + 0.1 * blue > 120
     draw.rectangle(place, fill=colour)
     middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-    draw.text(
-        middle, labelled.text, fill="black" if is_light else "white", font=LABEL_FONT, anchor="mm"
-    )
+    draw.text(middle, labelled.text, fill="black" if is_light else "white", font=LABEL_FONT, anchor="mm")
 
 
 def _colour(label: int) -> tuple[int, int, int]:

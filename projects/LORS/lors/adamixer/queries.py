@@ -17,7 +17,7 @@ class Queries(nn.Module):
         self.content = nn.Parameter(torch.randn(num_queries, query_dim))
 
     def forward(self, image_sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Heights and widths of B images, without padding -> content (B, L, d_q), xyzr (B, L, 4) in pixels."""
+        """Heights and widths of B images without padding -> content (B, L, d_q), xyzr (B, L, 4)."""
         content = F.layer_norm(self.content, self.content.shape[-1:])
         h, w = torch.tensor(image_sizes, dtype=torch.float32, device=content.device).unbind(1)
         whole = torch.stack((w / 2, h / 2, (w * h).log2() / 2, (h / w).log2()), dim=-1)

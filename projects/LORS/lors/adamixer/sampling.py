@@ -76,7 +76,7 @@ def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
 
 
 def initial_offsets(groups: int, points: int) -> Tensor:
-    """(3 g P,): dz = -1; dx, dy the cell centres of a regular grid over the box, or random without a square."""
+    """(3 g P,): dz = -1; dx, dy a regular grid over the box or, where P is not a square, random."""
     side = round(points**0.5)
     if side**2 == points:
         centre = (torch.arange(side) + 0.5) / side - 0.5

@@ -20,7 +20,13 @@ class DecoderStage(nn.Module):
     """
 
     def __init__(
-        self, query_dim: int, groups: int, points: int, num_classes: int, num_heads: int, ffn_dim: int
+        self,
+        query_dim: int,
+        groups: int,
+        points: int,
+        num_classes: int,
+        num_heads: int,
+        ffn_dim: int,
     ) -> None:
         super().__init__()
         self.groups = groups
@@ -74,5 +80,8 @@ class DecoderStage(nn.Module):
 
 def _head(query_dim: int, out: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(query_dim, query_dim), nn.LayerNorm(query_dim), nn.ReLU(inplace=True), nn.Linear(query_dim, out)
+        nn.Linear(query_dim, query_dim),
+        nn.LayerNorm(query_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(query_dim, out),
     )

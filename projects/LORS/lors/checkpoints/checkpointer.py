@@ -12,11 +12,16 @@ class Checkpointer(DetectionCheckpointer):
     """Loads a whole detector or, where `backbone_alone` allows it, a file with nothing but the backbone.
 
     Raises, when loading:
-        ValueError: tensors of other shapes than the model's, or tensors that the model needs and the file lacks.
+        ValueError: tensors of other shapes than the model's, or tensors that the file lacks.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, backbone_alone: bool = False, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        backbone_alone: bool = False,
+        **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.backbone_alone = backbone_alone

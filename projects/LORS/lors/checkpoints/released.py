@@ -82,8 +82,16 @@ class _Layout:
         self.rank = shape("ml_parameters.0")[-1] if lors else 0
         self.rules = (
             (f"{_PLAIN}.parameter_generator.0.{{leaf}}", "{part}.{leaf}.{i}", self.generator),
-            (f"{_LORS}.common_parameter_generator.{{leaf}}", "{part}.shared.{leaf}", self.generator),
-            (f"{_LORS}.private_parameter_generator.{{i}}.{{leaf}}", "{part}.E.{i}.{leaf}", self.private),
+            (
+                f"{_LORS}.common_parameter_generator.{{leaf}}",
+                "{part}.shared.{leaf}",
+                self.generator,
+            ),
+            (
+                f"{_LORS}.private_parameter_generator.{{i}}.{{leaf}}",
+                "{part}.E.{i}.{leaf}",
+                self.private,
+            ),
             (f"{_LORS}.ml_parameters.{{i}}", "channel.B.{i}", self.factor),
             (f"{_LORS}.mr_parameters.{{i}}", "channel.A.{i}", self.factor),
             (f"{_LORS}.sl_parameters.{{i}}", "spatial.A.{i}", self.swapped_factor),
@@ -143,7 +151,9 @@ def from_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError(f"not keys of the authors' AdaMixer or LORS: {', '.join(unknown[:5])}")
     boxes = state_dict.get(_FIRST_BOXES)
     if boxes is not None and not torch.equal(boxes, boxes.new_tensor((0.5, 0.5, 1, 1)).expand_as(boxes)):
-        raise ValueError(f"{_FIRST_BOXES}: not the whole image, which is all that lors.Queries can start from")
+        raise ValueError(
+            f"{_FIRST_BOXES}: not the whole image, which is all that lors.Queries can start from"
+        )
     return converted
 
 

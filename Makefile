@@ -1,0 +1,17 @@
+# make demo   trains and evaluates a LORS detector on handwritten digits (minutes on a CPU)
+# make test   runs the tests
+# Both make .venv first; PYTHON=... chooses the interpreter for it.
+
+.PHONY: demo test setup
+
+demo: .venv/complete
+	.venv/bin/python train_net.py --config-file configs/digits/lors_digits.py
+
+test: .venv/complete
+	.venv/bin/ruff check .
+	.venv/bin/python -m pytest
+
+setup: .venv/complete
+
+.venv/complete: setup.cfg pyproject.toml detectron2_light/setup.cfg tools/setup.sh
+	tools/setup.sh

@@ -1,0 +1,33 @@
+"""Handwritten digits on cluttered canvases, from scratch in minutes on a CPU."""
+
+from detectron2.config import LazyCall as L
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler
+
+from lors.data import register_digits
+
+from ..common.data.coco import dataloader
+from ..common.models.small import model
+from ..common.optim import AdamW as optimizer
+from ..common.train import train
+
+dataloader.train.dataset.names = L(register_digits)(split="train")
+dataloader.test.dataset.names = L(register_digits)(split="test")
+dataloader.train.mapper.augmentations = []
+dataloader.test.mapper.augmentations = []
+dataloader.train.total_batch_size = 8
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+
+optimizer.lr = 1e-3
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
+    warmup_length=0.03,
+    warmup_method="linear",
+    warmup_factor=0.001,
+)
+
+train.max_iter = 2400
+train.eval_period = train.max_iter
+train.checkpointer.period = 600
+train.seed = 1
+train.output_dir = "./output/lors_digits"

@@ -1,0 +1,179 @@
+"""The command line as a user types it: train, evaluate, resume, and what it says when something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import detectron2
+import pytest
+import torch
+
+from lors.data.digits import write_dataset
+
+ROOT = Path(__file__).parent.parent
+LIGHT = detectron2.__version__.endswith("+light")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "digits"
+    write_dataset(root, {"train": 16, "test": 8})
+    return root
+
+
+def arguments(data, output, *more):
+    return [
+        "--config-file",
+        "configs/custom/lors_custom.py",
+        *more,
+        f"dataset.train_json={data}/train.json",
+        f"dataset.train_images={data}/train",
+        f"dataset.test_json={data}/test.json",
+        f"dataset.test_images={data}/test",
+        f"train.output_dir={output}",
+        "train.device=cpu",
+        "train.log_period=1",
+        "train.max_iter=4",
+        "train.eval_period=0",
+        "train.checkpointer.period=2",
+        "train.checkpointer.max_to_keep=9",
+        "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0",
+        "dataloader.train.mapper.augmentations=[]",
+    ]
+
+
+def command(*args, **environment):
+    return subprocess.run(
+        [sys.executable, "train_net.py", *args],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def losses(output):
+    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return {record["iteration"]: record["total_loss"] for record in records if "total_loss" in record}
+
+
+def average_precision(text):
+    return [line.split(": ", 1)[1] for line in text.splitlines() if "copypaste" in line][-1]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    result = command(*arguments(data, output), "train.eval_period=4")
+    assert result.returncode == 0, result.stderr
+    return output, result.stdout
+
+
+def test_training_leaves_what_people_look_for(trained):
+    output, said = trained
+    assert list(losses(output)) == [0, 1, 2, 3]
+    for name in ("log.txt", "config.yaml", "model_0000001.pth", "model_final.pth", "detections.png"):
+        assert (output / name).stat().st_size > 0, name
+    assert f"Detectron2 {detectron2.__version__}" in said
+    assert "AP50" in said and "eta:" in said and str(output / "detections.png") in said
+
+
+def test_eval_only_gives_the_same_ap(trained, data, tmp_path):
+    output, said = trained
+    weights = f"train.init_checkpoint={output}/model_final.pth"
+    result = command(*arguments(data, tmp_path, "--eval-only"), weights)
+    assert result.returncode == 0, result.stderr
+    assert average_precision(result.stdout) == average_precision(said)
+
+
+def test_resume_goes_on_from_the_last_checkpoint(trained, data, tmp_path):
+    output, _ = trained
+    (tmp_path / "model_0000001.pth").write_bytes((output / "model_0000001.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    result = command(*arguments(data, tmp_path, "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert list(losses(tmp_path)) == [2, 3]
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 3
+
+
+def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
+    output, _ = trained
+    result = command(*arguments(data, tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path) == losses(output)
+
+
+@pytest.mark.skipif(LIGHT, reason="the light runtime is single process; Detectron2 itself runs this")
+def test_two_processes_compute_what_one_does(data, tmp_path):
+    outputs = tmp_path / "one", tmp_path / "two"
+    for processes, output in zip((1, 2), outputs):
+        # BatchNorm sees half a batch in each process, so its statistics stay fixed here.
+        result = command(
+            *arguments(data, output, "--num-gpus", str(processes), "--dist-url", "auto"),
+            "model.fixed_statistics=true",
+            OMP_NUM_THREADS="1",
+        )
+        assert result.returncode == 0, result.stderr
+    one, two = (losses(output) for output in outputs)
+    assert one.keys() == two.keys()
+    for iteration, loss in one.items():
+        assert two[iteration] == pytest.approx(loss, rel=1e-4), iteration
+
+
+@pytest.mark.skipif(not LIGHT, reason="Detectron2 itself does run several processes")
+def test_the_light_runtime_names_the_full_one(data, tmp_path):
+    result = command(*arguments(data, tmp_path, "--num-gpus", "2"))
+    assert_one_line(result, "https://github.com/facebookresearch/detectron2")
+
+
+@pytest.mark.parametrize(
+    "overrides, wanted",
+    [
+        (["model.queries.num_querys=3"], ["model.queries.num_querys", "model.queries.num_queries"]),
+        (["dataset.train_json=nowhere.json"], ["nowhere.json", "DETECTRON2_DATASETS"]),
+        (["model.decoder.bank.channel.rank=99"], ["rank=99", "1 to 32"]),
+        (["model.decoder.bank.output.groups=[1,2]"], ["groups=[1, 2]", "each of the 3 layers"]),
+        (["model.decoder.num_classes=3"], ["class ids go to 9", "to 2"]),
+        (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
+    ],
+    ids=lambda value: value[0].split("=")[0],
+)
+def test_what_is_wrong_is_said_in_one_line(data, tmp_path, overrides, wanted):
+    assert_one_line(command(*arguments(data, tmp_path), *overrides), *wanted)
+
+
+def test_a_checkpoint_that_does_not_fit(trained, data, tmp_path):
+    output, _ = trained
+    result = command(
+        *arguments(data, tmp_path, "--eval-only"),
+        f"train.init_checkpoint={output}/model_final.pth",
+        "model.decoder.num_classes=12",
+    )
+    assert_one_line(result, "decoder.stages.0.classify.3.weight", "(10, 64)", "(12, 64)")
+
+
+def test_coco_that_is_not_there(tmp_path):
+    result = command(
+        "--config-file",
+        "configs/lors_r50_1x.py",
+        f"train.output_dir={tmp_path}",
+        DETECTRON2_DATASETS=str(tmp_path),
+    )
+    assert_one_line(result, f"{tmp_path}/coco/annotations/instances_train2017.json", "DETECTRON2_DATASETS")
+
+
+def test_eval_only_needs_weights(data, tmp_path):
+    assert_one_line(command(*arguments(data, tmp_path, "--eval-only")), "train.init_checkpoint")
+
+
+def assert_one_line(result, *wanted):
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    for text in wanted:
+        assert text in errors[0]

@@ -1,0 +1,172 @@
+#!/usr/bin/env python
+"""Trains or evaluates the detector of a LazyConfig file.
+
+python train_net.py --config-file configs/lors_r50_1x.py --num-gpus 8
+python train_net.py --config-file configs/lors_r50_1x.py --num-gpus 8 --resume
+python train_net.py --config-file configs/lors_r50_1x.py --eval-only train.init_checkpoint=model_final.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import (
+    AMPTrainer,
+    SimpleTrainer,
+    default_argument_parser,
+    default_setup,
+    default_writers,
+    hooks,
+    launch,
+)
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from torch import nn
+from torch.multiprocessing import ProcessExitedException
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lors.checkpoints import Checkpointer
+from lors.data import num_classes
+from lors.hooks import ClipGradients, ProgressLine
+from lors.overrides import apply_overrides
+from lors.visualize import draw_results
+
+logger = logging.getLogger("lors")
+
+# What a user can cause and mend; anything else is a bug and keeps its traceback on the screen.
+EXPECTED = (AssertionError, KeyError, OSError, ValueError)
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    model = instantiate(cfg.model)
+    for split in ("train", "test"):
+        name = instantiate(cfg.dataloader[split].dataset.names)
+        classes = num_classes(name)
+        if classes > model.decoder.num_classes:
+            raise ValueError(
+                f"dataset {name}: its class ids go to {classes - 1}, those of the model "
+                f"(model.decoder.num_classes={model.decoder.num_classes}) to {model.decoder.num_classes - 1}"
+            )
+    return model.to(cfg.train.device)
+
+
+def parallel(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    on_gpu = torch.device(cfg.train.device).type == "cuda"
+    return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **cfg.train.ddp)
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    results = inference_on_dataset(
+        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    )
+    if comm.is_main_process():
+        print_csv_format(results)
+        picture = os.path.join(cfg.train.output_dir, "detections.png")
+        found = os.path.join(cfg.dataloader.evaluator.output_dir, "coco_instances_results.json")
+        if os.path.isfile(found):
+            draw_results(instantiate(cfg.dataloader.test.dataset.names), found, picture)
+            logger.info("Detections beside the truth: %s", picture)
+    return results
+
+
+def train(cfg: DictConfig, resume: bool) -> None:
+    model = build_model(cfg)
+    logger.info("Model:\n%s", model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    loader = instantiate(cfg.dataloader.train)
+    model = parallel(cfg, model)
+    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
+    checkpointer = Checkpointer(model, cfg.train.output_dir, backbone_alone=True, trainer=trainer)
+
+    everywhere = [
+        hooks.IterationTimer(),
+        ClipGradients(cfg.train.clip_gradient_norm),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+    ]
+    evaluation = hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model))
+    if comm.is_main_process():
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        trainer.register_hooks(
+            [
+                *everywhere,
+                hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+                evaluation,
+                hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+                ProgressLine(),
+            ]
+        )
+    else:
+        trainer.register_hooks([*everywhere, evaluation])
+
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
+        trainer.train(start, cfg.train.max_iter)
+    logger.info("Checkpoints, metrics.json and log.txt: %s", cfg.train.output_dir)
+
+
+def run(args: argparse.Namespace) -> None:
+    """What each process does."""
+    cfg = None
+    try:
+        cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+        default_setup(cfg, args)
+        setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
+        logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
+        if args.eval_only:
+            model = parallel(cfg, build_model(cfg))
+            checkpointer = Checkpointer(model, cfg.train.output_dir)
+            if not (cfg.train.init_checkpoint or (args.resume and checkpointer.has_checkpoint())):
+                raise ValueError("--eval-only needs train.init_checkpoint=FILE, or --resume for the last one")
+            checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+            evaluate(cfg, model)
+        else:
+            train(cfg, args.resume)
+    except EXPECTED as error:
+        if cfg is not None and os.path.isdir(cfg.train.output_dir):
+            with open(os.path.join(cfg.train.output_dir, "error.txt"), "w") as file:
+                traceback.print_exc(file=file)
+        sys.exit(f"error: {describe(error)}")
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line, with where datasets are looked for if a file is missing."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = " ".join(text.split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and "DETECTRON2_DATASETS" not in text:
+        root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+        text += f" (DETECTRON2_DATASETS, where datasets are looked for, is {root!r})"
+    return text
+
+
+def main() -> None:
+    args = default_argument_parser().parse_args()
+    try:
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException:
+        sys.exit(1)  # that process has said why
+    except EXPECTED as error:
+        sys.exit(f"error: {describe(error)}")
+
+
+if __name__ == "__main__":
+    main()
