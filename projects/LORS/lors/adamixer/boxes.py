@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def size_of(xyzr: Tensor) -> Tensor:
-    """(..., 4) -> width and height in pixels, (..., 2): w = 2^(z - r/2), h = 2^(z + r/2)."""
-    z, r = xyzr[..., 2], xyzr[..., 3]
-    return torch.stack((z - r / 2, z + r / 2), dim=-1).exp2()
+    """(..., 4) -> width and height in pixels, (..., 2): w = 2^z 2^(-r/2), h = 2^z 2^(r/2)."""
+    z, r = xyzr[..., 2:3], xyzr[..., 3:4]
+    return 2.0**z * 2.0 ** torch.cat((r * -0.5, r * 0.5), dim=-1)
 
 
 def to_xyxy(xyzr: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def to_xyxy(xyzr: Tensor) -> Tensor:
 def refine(xyzr: Tensor, delta: Tensor) -> Tensor:
     """Moves boxes (..., 4) by a stage's output (..., 4): the centre in units of 2^z, z and r by addition."""
     delta = delta.float()
-    centre = xyzr[..., :2] + delta[..., :2] * xyzr[..., 2:3].exp2()
+    centre = xyzr[..., :2] + delta[..., :2] * 2.0 ** xyzr[..., 2:3]
     return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
 
 

@@ -28,9 +28,10 @@ class Pyramid:
         self.table = rows.reshape(-1, rows.shape[2] // groups)
         like = dict(dtype=torch.float32, device=rows.device)
         self.stride = torch.tensor(strides, **like)
+        # (level, xy): width and height in positions
         self.size = torch.tensor([level.shape[:1:-1] for level in levels], **like)
-        sizes = [level.shape[2] * level.shape[3] for level in levels]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        counts = [level.shape[2] * level.shape[3] for level in levels]
+        starts = [sum(counts[:i]) for i in range(len(counts))]
         self.start = torch.tensor(starts, device=rows.device)
 
     def sample(self, points: Tensor) -> Tensor:
@@ -39,29 +40,38 @@ class Pyramid:
         Zero outside a level, which spans its own size times its stride; the levels are weighted by
         softmax of -(z - log2 stride)^2 / 2.
         """
-        batch, _, groups, _, _ = points.shape
+        batch, groups = points.shape[0], points.shape[2]
         level_weight = (-((points[..., 2:] - self.stride.log2()) ** 2) / 2).softmax(dim=-1)
-        # (B, L, g, P, level, xy): in cells, where the first cell's centre is 0
-        cell = points[..., None, :2] / self.stride[:, None] - 0.5
-        low = cell.detach().floor()
-        fraction = cell - low
+        # (B, L, g, P, level, xy), from -1 to 1 over a level and then in positions: rounded as grid_sample
+        # rounds, since a point that falls on the other side of a position has another gradient.
+        unit = points[..., None, :2] / (self.size * self.stride[:, None]) * 2 - 1
+        at = torch.addcmul((self.size - 1) / 2, unit, self.size / 2)
+        low = at.detach().floor()
+        fraction = at - low
+        # (B, L, g, P, level, low or high, xy)
         corner = torch.stack((low, low + 1), dim=-2)
-        inside = (corner >= 0) & (corner < self.size[:, None])
-        weight = torch.stack((1 - fraction, fraction), dim=-2) * inside
-        weight = level_weight[..., None, None] * weight[..., :, None, 1] * weight[..., None, :, 0]
+        share = torch.stack((1 - fraction, fraction), dim=-2)
+        share = share * ((corner >= 0) & (corner < self.size[:, None]))
         corner = corner.clamp(min=0).minimum(self.size[:, None] - 1).long()
-        width = self.size[:, 0].long()[:, None, None]
-        position = self.start[:, None, None] + corner[..., :, None, 1] * width + corner[..., None, :, 0]
-        image = torch.arange(batch, device=points.device).view(-1, 1, 1, 1, 1, 1, 1)
-        group = torch.arange(groups, device=points.device).view(-1, 1, 1, 1, 1)
-        row = (image * self.positions + position) * groups + group
+        # (B, L, g, P, level, low or high y, low or high x)
+        weight = share[..., :, None, 1] * share[..., None, :, 0]
+        width = self.size[:, 0, None, None].long()
+        row = self.start[:, None, None] + corner[..., :, None, 1] * width + corner[..., None, :, 0]
+        row = row + _along(0, batch, row) * self.positions
+        row = row * groups + _along(2, groups, row)
         features = F.embedding_bag(
-            row.flatten(4).flatten(0, 3),
+            row.view(-1, 4),
             self.table,
-            per_sample_weights=weight.flatten(4).flatten(0, 3).to(self.table.dtype),
+            per_sample_weights=weight.reshape(-1, 4).to(self.table.dtype),
             mode="sum",
         )
-        return features.view(*points.shape[:-1], -1)
+        features = features.view(*level_weight.shape, -1) * level_weight[..., None].to(features.dtype)
+        return features.sum(dim=-2)
+
+
+def _along(dim: int, size: int, like: Tensor) -> Tensor:
+    """0 .. size - 1 along one dimension of `like`."""
+    return torch.arange(size, device=like.device).view(-1, *[1] * (like.dim() - dim - 1))
 
 
 def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:

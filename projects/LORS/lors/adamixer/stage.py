@@ -75,7 +75,7 @@ class DecoderStage(nn.Module):
         # (B heads, L, L), added to the attention logits
         bias = (self.iof_tau[:, None, None] * iof[:, None]).flatten(0, 1)
         content = content + position
-        return content + self.attention(content, content, content, attn_mask=bias, need_weights=False)[0]
+        return content + self.attention(content, content, content, attn_mask=bias, need_weights=True)[0]
 
 
 def _head(query_dim: int, out: int) -> nn.Sequential:
