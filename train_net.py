@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import traceback
@@ -85,7 +86,12 @@ def train(cfg: DictConfig, resume: bool) -> None:
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    loader = instantiate(cfg.dataloader.train)
+    dataset = instantiate(cfg.dataloader.train.dataset)
+    loader = instantiate({**cfg.dataloader.train, "dataset": dataset})
+    if cfg.train.epochs is not None:
+        epoch = math.ceil(len(dataset) / cfg.dataloader.train.total_batch_size)
+        cfg.train.max_iter = cfg.train.epochs * epoch
+        cfg.train.eval_period = cfg.train.checkpointer.period = epoch
     model = parallel(cfg, model)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     checkpointer = Checkpointer(model, cfg.train.output_dir, backbone_alone=True, trainer=trainer)
@@ -117,11 +123,22 @@ def train(cfg: DictConfig, resume: bool) -> None:
     logger.info("Checkpoints, metrics.json and log.txt: %s", cfg.train.output_dir)
 
 
+def auto_scale(cfg: DictConfig, gpus: int) -> None:
+    """Batch and learning rate in proportion to the GPUs, from what the config means for reference_gpus."""
+    batch = cfg.dataloader.train.total_batch_size * gpus / cfg.train.reference_gpus
+    if batch != int(batch):
+        raise ValueError(f"--auto-scale: a batch of {batch:g} for {gpus} GPUs; it must be whole")
+    cfg.dataloader.train.total_batch_size = int(batch)
+    cfg.optimizer.lr *= gpus / cfg.train.reference_gpus
+
+
 def run(args: argparse.Namespace) -> None:
     """What each process does."""
     cfg = None
     try:
         cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+        if args.auto_scale:
+            auto_scale(cfg, comm.get_world_size())
         default_setup(cfg, args)
         setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
         logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
@@ -152,7 +169,13 @@ def describe(error: BaseException) -> str:
 
 
 def main() -> None:
-    args = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--auto-scale",
+        action="store_true",
+        help="scale batch and learning rate from train.reference_gpus to the GPUs there are",
+    )
+    args = parser.parse_args()
     try:
         launch(
             run,

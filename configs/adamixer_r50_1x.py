@@ -1,4 +1,4 @@
-"""AdaMixer, ResNet-50, 100 queries, 12 epochs (Table 2, row 1)."""
+"""AdaMixer, ResNet-50, 100 queries, 12 epochs."""
 
 from .common.models.banks import adamixer_bank
 from .lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train

@@ -7,3 +7,11 @@ AdamW = L(torch.optim.AdamW)(
     lr=2.5e-5,  # for a batch of 16
     weight_decay=1e-4,
 )
+
+AdamW_swin = L(torch.optim.AdamW)(
+    params=L(get_default_optimizer_params)(
+        weight_decay_norm=0.0, overrides=dict(relative_position_bias_table=dict(weight_decay=0.0))
+    ),
+    lr=2.5e-5,
+    weight_decay=1e-4,
+)

@@ -5,13 +5,16 @@ import torch
 train = dict(
     output_dir="./output",
     init_checkpoint="",
+    # Where epochs is set, max_iter and the two periods follow from it, the dataset and the batch.
+    epochs=None,
     max_iter=90000,
+    eval_period=5000,
+    checkpointer=dict(period=5000, max_to_keep=3),
+    log_period=20,
     seed=-1,  # negative: another one each time
     amp=dict(enabled=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     clip_gradient_norm=1.0,
-    checkpointer=dict(period=5000, max_to_keep=3),
-    eval_period=5000,
-    log_period=20,
+    reference_gpus=8,  # what batch and learning rate are meant for; see --auto-scale
     device="cuda" if torch.cuda.is_available() else "cpu",
 )

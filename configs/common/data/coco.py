@@ -8,14 +8,40 @@ from detectron2.data import (
 from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
 
+from lors.data import RandomChoice
+
+_short_edges = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+
+def _resize(short_edges, max_size=1333):
+    return L(T.ResizeShortestEdge)(short_edge_length=short_edges, max_size=max_size, sample_style="choice")
+
+
+multi_scale = [L(T.RandomFlip)(), _resize(_short_edges)]
+
+# As DETR: half the images are cut down to a part of them first.
+crop_or_resize = [
+    L(T.RandomFlip)(),
+    L(RandomChoice)(
+        policies=[
+            [_resize(_short_edges)],
+            [
+                _resize([400, 500, 600]),
+                L(T.RandomCrop)(crop_type="absolute_range", crop_size=[384, 600]),
+                _resize(_short_edges),
+            ],
+        ]
+    ),
+]
+
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DatasetMapper)(
             is_train=True,
             augmentations=[
-                L(T.ResizeShortestEdge)(short_edge_length=[800], max_size=1333, sample_style="choice"),
                 L(T.RandomFlip)(),
+                _resize([800]),
             ],
             image_format="RGB",
         ),

@@ -18,7 +18,7 @@ independent matrices of d x h. The module needs torch alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Union
 
 import torch
@@ -226,7 +226,7 @@ def _shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _per_layer(groups: Groups, num_layers: int) -> tuple[int, ...]:
-    groups = (groups,) * num_layers if isinstance(groups, int) else tuple(groups)
+    groups = tuple(groups) if isinstance(groups, Iterable) else (groups,) * num_layers
     if len(groups) != num_layers or any(not isinstance(k, int) or k < 1 for k in groups):
         raise ValueError(
             f"groups={list(groups)}: must be a positive int or one for each of the {num_layers} layers"

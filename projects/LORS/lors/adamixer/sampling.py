@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,14 +60,43 @@ class Pyramid:
         row = self.start[:, None, None] + corner[..., :, None, 1] * width + corner[..., None, :, 0]
         row = row + _along(0, batch, row) * self.positions
         row = row * groups + _along(2, groups, row)
-        features = F.embedding_bag(
-            row.view(-1, 4),
-            self.table,
-            per_sample_weights=weight.reshape(-1, 4).to(self.table.dtype),
-            mode="sum",
-        )
+        features = _weighted_rows(self.table, row.view(-1, 4), weight.reshape(-1, 4).to(self.table.dtype))
         features = features.view(*level_weight.shape, -1) * level_weight[..., None].to(features.dtype)
         return features.sum(dim=-2)
+
+
+def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
+    """table (R, C), row and weight (N, K) -> (N, C), the weighted sum of the K rows."""
+    rows = F.embedding_bag(row, table.detach(), per_sample_weights=weight, mode="sum")
+    return _TableGradient.apply(rows, table, row, weight) if table.requires_grad else rows
+
+
+class _TableGradient(torch.autograd.Function):
+    """Hands `rows` on and gives the table its gradient, several times faster than F.embedding_bag's own.
+
+    The gradient of a table row is a weighted sum too, over the points that read it: the points sorted
+    by row are bags. No atomic addition, so it is the same each time on a GPU as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(row, weight)
+        ctx.table_size = len(table)
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        row, weight = ctx.saved_tensors
+        order = row.flatten().argsort()
+        readers = torch.bincount(row.flatten(), minlength=ctx.table_size)
+        to_table = F.embedding_bag(
+            order.div(row.shape[1], rounding_mode="floor"),
+            gradient.contiguous(),
+            readers.cumsum(0) - readers,
+            per_sample_weights=weight.flatten()[order],
+            mode="sum",
+        )
+        return gradient, to_table, None, None
 
 
 def _along(dim: int, size: int, like: Tensor) -> Tensor:

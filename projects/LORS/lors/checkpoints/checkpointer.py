@@ -32,10 +32,8 @@ class Checkpointer(DetectionCheckpointer):
             shown = [f"{n}: file {f}, model {m}" for n, f, m in incompatible.incorrect_shapes]
             raise ValueError(f"the checkpoint does not fit the model: {_first(shown)}")
         missing = set(incompatible.missing_keys)
-        found = set(self.model.state_dict()) - missing
-        if self.backbone_alone and found and all(name.startswith("backbone.") for name in found):
-            return incompatible
-        if missing:
+        rest = {name for name in self.model.state_dict() if not name.startswith("backbone.")}
+        if missing and not (self.backbone_alone and missing == rest):
             raise ValueError(f"the checkpoint lacks tensors of the model: {_first(sorted(missing))}")
         return incompatible
 

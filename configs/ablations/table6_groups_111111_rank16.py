@@ -1,0 +1,6 @@
+"""Table 6: adaptive groups [1, 1, 1, 1, 1, 1], rank 16."""
+
+from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.bank.channel.groups = model.decoder.bank.spatial.groups = [1, 1, 1, 1, 1, 1]
+train.output_dir = "./output/table6_groups_111111_rank16"

@@ -1,0 +1,7 @@
+"""Table 6: adaptive groups [1, 1, 1, 1, 1, 1], rank 8."""
+
+from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.bank.channel.groups = model.decoder.bank.spatial.groups = [1, 1, 1, 1, 1, 1]
+model.decoder.bank.channel.rank = model.decoder.bank.spatial.rank = 8
+train.output_dir = "./output/table6_groups_111111_rank8"

@@ -1,0 +1,6 @@
+"""Table 7: static rank 32."""
+
+from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.bank.output.rank = 32
+train.output_dir = "./output/table7_rank32"

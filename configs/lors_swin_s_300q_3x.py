@@ -1,0 +1,12 @@
+"""LORS, Swin-S, 300 queries, 36 epochs."""
+
+from .common.models.swin_s import backbone, in_channels
+from .common.optim import AdamW_swin as optimizer
+from .common.schedule import step_schedule
+from .lors_r50_300q_3x import dataloader, model, train
+
+model.backbone = backbone
+model.neck.in_channels = in_channels
+lr_multiplier = step_schedule(epochs=36, drops=[24, 33], warmup=1000)
+train.init_checkpoint = "swin_small_patch4_window7_224.pth"
+train.output_dir = "./output/lors_swin_s_300q_3x"

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(2)
+
+CHANNELS = (8, 12, 16, 20)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable:
+    """Builds a detector of two stages that runs in milliseconds."""
+    return build_tiny_model
+
+
+def build_tiny_model(
+    bank=None,
+    *,
+    num_queries: int = 6,
+    num_classes: int = 3,
+    max_detections: int = 10,
+    fixed_statistics: bool = True,
+):
+    from lors.adamixer import Decoder, Queries
+    from lors.bank import ParameterBank
+    from lors.detector import AdaMixer
+    from lors.neck import Neck
+    from lors.stack import LORSGenerator, LORSLinear
+
+    if bank is None:
+        bank = ParameterBank(
+            LORSGenerator(2, 16, (2, 4, 4), rank=2, groups=[1, 2]),
+            LORSGenerator(2, 16, (2, 4, 3), rank=2, groups=[1, 2]),
+            LORSLinear(2, 2 * 3 * 4, 16, rank=2),
+        )
+    backbone = ResNet(
+        BasicStem(3, CHANNELS[0], norm="BN"),
+        [
+            ResNet.make_stage(
+                BasicBlock,
+                1,
+                stride_per_block=[stride],
+                in_channels=in_channels,
+                out_channels=out_channels,
+                norm="BN",
+            )
+            for stride, in_channels, out_channels in zip(
+                (1, 2, 2, 2), (CHANNELS[0], *CHANNELS), CHANNELS
+            )
+        ],
+        out_features=["res2", "res3", "res4", "res5"],
+    )
+    return AdaMixer(
+        backbone=backbone,
+        in_features=["res2", "res3", "res4", "res5"],
+        neck=Neck(CHANNELS, bank.groups * bank.channels, num_groups=2),
+        queries=Queries(num_queries, bank.query_dim),
+        decoder=Decoder(bank, num_classes, num_heads=2, ffn_dim=16),
+        pixel_mean=[120.0, 115.0, 105.0],
+        pixel_std=[58.0, 57.0, 56.0],
+        max_detections=max_detections,
+        fixed_statistics=fixed_statistics,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_image() -> Callable:
+    """Makes one of Detectron2's dataset dicts with `boxes` random ground-truth boxes."""
+    return make_random_image
+
+
+def make_random_image(
+    boxes: int = 2, height: int = 50, width: int = 70, num_classes: int = 3
+) -> dict:
+    from detectron2.structures import Boxes, Instances
+
+    size = torch.tensor([width, height, width, height], dtype=torch.float32)
+    low = torch.rand(boxes, 2) * 0.5
+    truth = Instances(
+        (height, width),
+        gt_boxes=Boxes(torch.cat((low, low + 0.1 + torch.rand(boxes, 2) * 0.4), dim=1) * size),
+        gt_classes=torch.randint(num_classes, (boxes,)),
+    )
+    return {
+        "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
+        "instances": truth,
+    }

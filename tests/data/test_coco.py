@@ -1,0 +1,129 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from lors.data import num_classes, register_coco
+
+CONTENT = {
+    "images": [{"id": 5, "file_name": "a.png", "height": 20, "width": 30}],
+    "annotations": [
+        {
+            "id": 1,
+            "image_id": 5,
+            "category_id": 9,
+            "bbox": [1, 2, 3, 4],
+            "area": 12,
+            "iscrowd": 0,
+        }
+    ],
+    "categories": [{"id": 9, "name": "zebra"}, {"id": 2, "name": "bear"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def catalogs():
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def write(folder, content=CONTENT):
+    folder.mkdir(exist_ok=True)
+    (folder / "images").mkdir()
+    json_file = folder / "train.json"
+    json_file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(json_file), str(folder / "images")
+
+
+def test_registered_data_loads_as_the_metadata_says(tmp_path):
+    json_file, images = write(tmp_path)
+    name = register_coco(json_file, images)
+    meta = MetadataCatalog.get(name)
+    assert meta.thing_classes == ["bear", "zebra"]
+    assert meta.thing_dataset_id_to_contiguous_id == {2: 0, 9: 1}
+    assert meta.evaluator_type == "coco"
+    assert (meta.json_file, meta.image_root) == (json_file, images)
+
+    (record,) = DatasetCatalog.get(name)
+    assert record["file_name"] == f"{images}/a.png"
+    (annotation,) = record["annotations"]
+    assert annotation["bbox"] == [1, 2, 3, 4]
+    assert meta.thing_classes[annotation["category_id"]] == "zebra"
+
+
+def test_registering_twice_gives_the_same_name(tmp_path, monkeypatch):
+    json_file, images = write(tmp_path)
+    name = register_coco(json_file, images)
+    assert register_coco(json_file, images) == name
+    monkeypatch.chdir(tmp_path)
+    assert register_coco("train.json", "images") == name
+    monkeypatch.chdir("/")
+    assert len(DatasetCatalog.get(name)) == 1
+
+
+def test_equal_file_names_in_different_folders_are_different_datasets(tmp_path):
+    other = {**CONTENT, "categories": [{"id": i, "name": str(i)} for i in (2, 9, 11)]}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    first = register_coco(*write(tmp_path / "a" / "annotations"))
+    second = register_coco(*write(tmp_path / "b" / "annotations", other))
+    assert first != second
+    assert (num_classes(first), num_classes(second)) == (2, 3)
+
+
+def test_a_name_taken_by_another_dataset_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="coco_2017_val.* already registered"):
+        register_coco(*write(tmp_path), name="coco_2017_val")
+
+
+@pytest.mark.parametrize("argument, missing", [(0, "json_file"), (1, "image_root")])
+@pytest.mark.parametrize("root", [None, "/some/where"])
+def test_missing_paths(tmp_path, monkeypatch, argument, missing, root):
+    if root is None:
+        monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    else:
+        monkeypatch.setenv("DETECTRON2_DATASETS", root)
+    shown = "is not set" if root is None else "'/some/where'"
+    for path, problem in [("/no/such", "'/no/such' does not exist"), ("", "is empty")]:
+        paths = list(write(tmp_path / (problem[-5:])))
+        paths[argument] = path
+        with pytest.raises(FileNotFoundError) as error:
+            register_coco(*paths)
+        message = str(error.value)
+        assert message.startswith(f"{missing} {problem}")
+        assert "DETECTRON2_DATASETS" in message and shown in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        ("{", "not a JSON file"),
+        ([], 'no "images"'),
+        ({**CONTENT, "images": []}, 'no "images"'),
+        ({**CONTENT, "categories": []}, 'no "categories"'),
+        ({"images": CONTENT["images"]}, 'no "categories"'),
+    ],
+)
+def test_files_that_are_not_coco(tmp_path, content, problem):
+    json_file, images = write(tmp_path, content)
+    with pytest.raises(ValueError) as error:
+        register_coco(json_file, images)
+    assert json_file in str(error.value) and problem in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_num_classes_of_builtin_and_plainly_registered_datasets(tmp_path):
+    assert num_classes("coco_2017_train") == 80
+    register_coco_instances("plain", {}, *write(tmp_path))
+    assert num_classes("plain") == 2
+
+
+def test_num_classes_of_an_unknown_dataset():
+    with pytest.raises(ValueError, match="'nowhere' is not registered"):
+        num_classes("nowhere")
+    assert "nowhere" not in MetadataCatalog.list()

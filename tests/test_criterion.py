@@ -1,0 +1,139 @@
+"""The set loss against its definition, a number at a time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lors.criterion import set_loss
+
+S, CLASSES = 3, 4
+SIZES = [(60, 100), (80, 50)]
+
+
+def random_boxes(*shape: int) -> Tensor:
+    low = torch.rand(*shape, 2) * 40
+    return torch.cat((low, low + 3 + torch.rand(*shape, 2) * 40), dim=-1)
+
+
+def random_predictions(batch: int, queries: int = 6) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (
+            (2 * torch.randn(batch, queries, CLASSES)).requires_grad_(),
+            random_boxes(batch, queries).requires_grad_(),
+        )
+        for _ in range(S)
+    ]
+
+
+def random_targets(*numbers: int) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randint(CLASSES, (n,)), random_boxes(n)) for n in numbers]
+
+
+def focal(logit: float, hot: bool) -> float:
+    p = 1 / (1 + math.exp(-logit))
+    return 0.25 * (1 - p) ** 2 * -math.log(p) if hot else 0.75 * p**2 * -math.log(1 - p)
+
+
+def giou(a: list[float], b: list[float]) -> float:
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(w, 0) * max(h, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return both / union - (hull - union) / hull
+
+
+def l1(a: list[float], b: list[float], size: tuple[int, int]) -> float:
+    height, width = size
+    return sum(abs(p - q) / side for p, q, side in zip(a, b, (width, height, width, height)))
+
+
+def literal_loss(logits, boxes, targets) -> tuple[float, float, float]:
+    """One stage, with every assignment tried."""
+    total_cls = total_l1 = total_giou = 0.0
+    count = 0
+    for b, (labels, truth) in enumerate(targets):
+        L, n = len(logits[b]), len(labels)
+
+        def cost(query: int, k: int, b=b, labels=labels, truth=truth) -> float:
+            logit = logits[b][query][labels[k]].item()
+            box, true = boxes[b][query].tolist(), truth[k].tolist()
+            classify = focal(logit, True) - focal(logit, False)
+            return 2 * classify + 5 * l1(box, true, SIZES[b]) - 2 * giou(box, true)
+
+        chosen = min(
+            itertools.permutations(range(L), n),
+            key=lambda chosen: sum(cost(query, k) for k, query in enumerate(chosen)),
+        )
+        of_query = {query: k for k, query in enumerate(chosen)}
+        for query, c in itertools.product(range(L), range(CLASSES)):
+            hot = query in of_query and labels[of_query[query]].item() == c
+            total_cls += focal(logits[b][query][c].item(), hot)
+        for query, k in of_query.items():
+            box, true = boxes[b][query].tolist(), truth[k].tolist()
+            total_l1 += l1(box, true, SIZES[b])
+            total_giou += 1 - giou(box, true)
+            count += 1
+    count = max(count, 1)
+    return 2 * total_cls / count, 5 * total_l1 / count, 2 * total_giou / count
+
+
+@pytest.mark.parametrize("numbers", [(3, 2), (2, 0), (0, 0)])
+def test_losses_are_their_definition_at_every_stage(numbers):
+    predictions, targets = random_predictions(2), random_targets(*numbers)
+    losses = set_loss(predictions, targets, SIZES)
+    assert set(losses) == {f"loss_{name}_{i}" for name in ("cls", "bbox", "giou") for i in range(S)}
+    for i, (logits, boxes) in enumerate(predictions):
+        for name, expected in zip(("cls", "bbox", "giou"), literal_loss(logits, boxes, targets)):
+            assert losses[f"loss_{name}_{i}"].item() == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    gradients = torch.autograd.grad(sum(losses.values()), [t for pair in predictions for t in pair])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(gradient.any() for gradient in gradients[::2])
+
+
+def test_a_batch_is_divided_by_all_of_its_boxes():
+    (first, second), predictions = random_targets(3, 1), random_predictions(2)
+    together = set_loss(predictions, [first, second], SIZES)
+    alone = [
+        set_loss(
+            [(logits[b : b + 1], boxes[b : b + 1]) for logits, boxes in predictions], [t], SIZES[b:]
+        )
+        for b, t in enumerate((first, second))
+    ]
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, (3 * alone[0][name] + alone[1][name]) / 4)
+
+
+def test_where_boxes_outnumber_queries_the_matched_are_counted():
+    (logits, boxes), *_ = random_predictions(1, queries=2)
+    labels, truth = torch.zeros(3).long(), random_boxes(3)
+    losses = set_loss([(logits, boxes)], [(labels, truth)], SIZES)
+    pairs = [
+        (sum(1 - giou(boxes[0, i].tolist(), truth[k].tolist()) for i, k in enumerate(chosen)))
+        for chosen in itertools.permutations(range(3), 2)
+    ]
+    # Divided by 2, not by 3.
+    assert min(abs(losses["loss_giou_0"].item() - 2 * pair / 2) for pair in pairs) < 1e-4
+
+
+def test_a_perfect_box_costs_nothing():
+    truth, labels = random_boxes(2), torch.tensor([1, 2])
+    logits = torch.full((1, 2, CLASSES), -20.0)
+    logits[0, [0, 1], labels] = 20.0
+    losses = set_loss([(logits, truth[None])], [(labels, truth)], SIZES)
+    assert all(loss.item() < 1e-5 for loss in losses.values())
+
+
+@pytest.mark.parametrize("numbers", [(2, 0), (0, 0)])
+def test_images_without_boxes_train_every_parameter(numbers, tiny_model, random_image):
+    model = tiny_model().train()
+    losses = model([random_image(n) for n in numbers])
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in trained.values())

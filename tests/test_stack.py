@@ -1,0 +1,253 @@
+"""Stacks against the paper's pseudo-code, its formulas for parameters and its initial values."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
+from oracle import dynamic_fused_weight, non_dynamic_fused_weight
+
+# (num_layers, sizes, rank, groups)
+LINEARS = [(1, (3, 5), 1, 1), (3, (7, 4), 4, 2), (4, (6, 9), 3, [1, 3, 2, 1])]
+GENERATORS = [(1, 3, (1, 2, 5), 1, 1), (3, 5, (2, 4, 3), 3, 2), (3, 6, (3, 3, 6), 2, [2, 1, 3])]
+TERMS = [dict(), dict(shared=False), dict(private=False)]
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    for parameter in module.double().parameters():
+        nn.init.normal_(parameter)
+    return module
+
+
+def same(module: nn.Module, ours: Tensor, theirs: Tensor, x: Tensor) -> None:
+    """The same values and the same gradients of everything."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    chosen = torch.randn_like(ours)
+    inputs = [x, *module.parameters()]
+    for our, their in zip(
+        *(
+            torch.autograd.grad((y * chosen).sum(), inputs, allow_unused=True)
+            for y in (ours, theirs)
+        )
+    ):
+        zero = torch.zeros(())
+        torch.testing.assert_close(
+            zero if our is None else our, zero if their is None else their, rtol=1e-10, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("num_layers, sizes, rank, groups", LINEARS)
+def test_lors_linear_is_figure_2(num_layers, sizes, rank, groups, terms):
+    module = randomised(LORSLinear(num_layers, *sizes, rank, groups, **terms))
+    x = torch.randn(2, 3, sizes[0], dtype=torch.float64, requires_grad=True)
+    for layer in range(num_layers):
+        shared = torch.zeros(sizes[1], sizes[0], dtype=torch.float64)
+        A, B = shared.new_zeros(1, rank, sizes[0]), shared.new_zeros(1, sizes[1], rank)
+        if terms.get("shared", True):
+            shared = module.shared_weight
+        if terms.get("private", True):
+            A, B = module.A[layer], module.B[layer]
+            assert len(A) == (groups if isinstance(groups, int) else groups[layer])
+        weight = non_dynamic_fused_weight(shared[None], A, B)
+        same(module, module(x, layer), x @ weight.T + module.bias[layer], x)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("num_layers, dim, shape, rank, groups", GENERATORS)
+def test_lors_generator_is_figure_3(num_layers, dim, shape, rank, groups, terms):
+    module = randomised(LORSGenerator(num_layers, dim, shape, rank, groups, **terms))
+    q = torch.randn(4, dim, dtype=torch.float64, requires_grad=True)
+    g, d, h = shape
+    for layer in range(num_layers):
+        K = groups if isinstance(groups, int) else groups[layer]
+        matrices = []
+        for i in range(g):
+
+            def shared_linear(q, i=i):
+                if not terms.get("shared", True):
+                    return q.new_zeros(len(q), d * h)
+                return (q @ module.shared.weight.T + module.shared.bias).view(-1, g, d * h)[:, i]
+
+            def private_linear(q, i=i, layer=layer, K=K):
+                if not terms.get("private", True):
+                    return q.new_zeros(len(q), K * rank**2)
+                E = module.E[layer]
+                return (q @ E.weight.T + E.bias).view(-1, g, K * rank**2)[:, i]
+
+            A, B = q.new_zeros(K, rank, h), q.new_zeros(K, d, rank)
+            if terms.get("private", True):
+                A, B = module.A[layer][i], module.B[layer][i]
+            matrices.append(
+                dynamic_fused_weight(q, shared_linear, private_linear, A[None], B[None])
+            )
+        same(module, module(q, layer), torch.stack(matrices, dim=1), q)
+
+
+def test_leading_dimensions_of_the_query_are_kept():
+    module = randomised(LORSGenerator(2, 5, (2, 3, 4), 2))
+    q = torch.randn(2, 7, 5, dtype=torch.float64)
+    assert module(q, 1).shape == (2, 7, 2, 3, 4)
+    torch.testing.assert_close(module(q, 1)[1, 6], module(q[1, 6:], 1)[0])
+
+
+def test_dense_stacks_are_separate_linear_layers():
+    linear = randomised(DenseLinear(3, 4, 5))
+    generator = randomised(DenseGenerator(3, 4, (2, 3, 5)))
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    for layer in range(3):
+        same(linear, linear(x, layer), x @ linear.weight[layer].T + linear.bias[layer], x)
+        expected = x @ generator.weight[layer].T + generator.bias[layer]
+        same(generator, generator(x, layer), expected.view(6, 2, 3, 5), x)
+
+
+def weights(module: nn.Module) -> int:
+    return sum(p.numel() for name, p in module.named_parameters() if "bias" not in name)
+
+
+def biases(module: nn.Module) -> int:
+    return sum(p.numel() for name, p in module.named_parameters() if "bias" in name)
+
+
+@pytest.mark.parametrize("shared, private", [(True, True), (True, False), (False, True)])
+def test_parameters_are_those_of_section_3_4(shared, private):
+    N, q, g, d, h, r, K = 4, 5, 3, 6, 7, 2, [1, 3, 2, 1]
+    linear = LORSLinear(N, h, d, r, K, shared=shared, private=private)
+    assert weights(linear) == shared * d * h + private * sum(K) * (d * r + r * h)
+    assert biases(linear) == N * d
+    generator = LORSGenerator(N, q, (g, d, h), r, K, shared=shared, private=private)
+    expected = shared * q * d * h + private * sum(K) * (q * r**2 + d * r + r * h)
+    assert weights(generator) == g * expected
+    assert biases(generator) == g * (shared * d * h + private * sum(K) * r**2)
+    assert weights(DenseLinear(N, h, d)) == N * d * h
+    assert weights(DenseGenerator(N, q, (g, d, h))) == N * q * g * d * h
+
+
+# Millions per layer: LORS^T and LORS^A at each rank, beside 8.39 and 2.10 of the dense ones.
+TABLE_1 = {4: (1.53, 0.36), 8: (1.66, 0.39), 16: (1.93, 0.49), 32: (2.46, 0.89)}
+
+
+@pytest.mark.parametrize("rank", TABLE_1)
+def test_table_1(rank):
+    N, features, shape = 6, 2 * 128 * 128, (1, 64, 128)
+    with torch.device("meta"):
+        counts = [
+            weights(module) / N / 1e6
+            for module in (
+                LORSLinear(N, features, 256, rank, 1),
+                LORSGenerator(N, 256, shape, rank, 2),
+                DenseLinear(N, features, 256),
+                DenseGenerator(N, 256, shape),
+            )
+        ]
+    # Half of the last digit; the paper rounds 2.4549 up.
+    assert counts == pytest.approx([*TABLE_1[rank], 8.39, 2.10], abs=0.0052)
+
+
+def is_uniform(tensor: Tensor, bound: float) -> None:
+    largest = tensor.abs().max().item()
+    assert 0.97 * bound < largest <= bound * (1 + 1e-6)
+    assert tensor.mean().abs() < 0.1 * bound
+    assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+
+
+@pytest.mark.parametrize("init", ["paper", "released"])
+def test_initial_values_of_the_static_stack(init):
+    linear = LORSLinear(3, 60, 40, 10, [1, 2, 3], init=init)
+    is_uniform(linear.shared_weight, math.sqrt((6 if init == "paper" else 1) / 60))
+    x = torch.randn(5, 60)
+    for layer, (A, B) in enumerate(zip(linear.A, linear.B)):
+        if init == "paper":
+            is_uniform(B, math.sqrt(6 / 10))
+            assert not A.any()
+        else:
+            is_uniform(A, math.sqrt(6 / 60))
+            assert not B.any()
+        torch.testing.assert_close(
+            linear(x, layer), x @ linear.shared_weight.T + linear.bias[layer]
+        )
+
+
+@pytest.mark.parametrize("init", ["paper", "released"])
+def test_initial_values_of_the_adaptive_stack(init):
+    generator = LORSGenerator(3, 24, (4, 20, 30), 10, [1, 2, 3], init=init)
+    is_uniform(generator.shared.bias, 1 / math.sqrt(24))
+    if init == "paper":
+        is_uniform(generator.shared.weight, math.sqrt(6 / 24))
+    else:
+        assert not generator.shared.weight.any()
+    for A, B, E in zip(generator.A, generator.B, generator.E):
+        is_uniform(B, math.sqrt(6 / (10 if init == "paper" else 20 * 10)))
+        is_uniform(A, math.sqrt(6 / (30 if init == "paper" else 10 * 30)))
+        assert not E.weight.any()
+        assert bool(E.bias.any()) == (init == "paper")
+
+
+def test_initial_values_of_the_dense_stacks():
+    generator, linear = DenseGenerator(2, 24, (4, 20, 30)), DenseLinear(2, 60, 400)
+    for weight, bias in zip(generator.weight, generator.bias):
+        assert not weight.any()
+        is_uniform(bias, 1 / math.sqrt(24))
+    for weight, bias in zip(linear.weight, linear.bias):
+        is_uniform(weight, math.sqrt(6 / (60 + 400)))
+        is_uniform(bias, 1 / math.sqrt(60))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(rank=0), r"rank=0: .*from 1 to 4"),
+        (dict(rank=5), r"rank=5: .*from 1 to 4"),
+        (dict(rank=1.5), r"rank=1\.5: must be an int from 1 to 4"),
+        (dict(groups=0), r"groups=\[0, 0, 0\]: .*positive int.*3 layers"),
+        (dict(groups=[1, 2]), r"groups=\[1, 2\]: .*3 layers"),
+        (dict(groups=[1, -1, 2]), r"groups=\[1, -1, 2\]: .*positive"),
+        (dict(groups=[1, 1.5, 2]), r"groups=\[1, 1\.5, 2\]: .*int"),
+        (dict(shared=False, private=False), r"shared=False, private=False: .*at least one"),
+        (dict(init="zero"), r"init='zero': .*paper, released"),
+    ],
+)
+def test_wrong_arguments_are_named_with_what_is_allowed(wrong, message):
+    for build in (
+        lambda **kwargs: LORSLinear(3, 6, 4, **kwargs),
+        lambda **kwargs: LORSGenerator(3, 5, (2, 6, 4), **kwargs),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**{"rank": 2, **wrong})
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 0, 4), (1, 2, 3, 4)])
+def test_a_generators_shape_has_three_positive_numbers(shape):
+    for build in (lambda: DenseGenerator(2, 5, shape), lambda: LORSGenerator(2, 5, shape, 1)):
+        with pytest.raises(
+            ValueError, match=r"shape=\(.*: must be \(g, d, h\), three positive numbers"
+        ):
+            build()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        DenseLinear(3, 4, 5),
+        LORSLinear(3, 4, 5, 2),
+        DenseGenerator(3, 4, (2, 3, 5)),
+        LORSGenerator(3, 4, (2, 3, 5), 2, [1, 2, 3]),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_a_state_dict_has_each_tensor_once_and_nothing_else(module):
+    tensors = module.state_dict()
+    assert len({tensor.data_ptr() for tensor in tensors.values()}) == len(tensors)
+    assert sum(t.numel() for t in tensors.values()) == sum(p.numel() for p in module.parameters())
+
+
+def test_the_stack_needs_no_detectron2():
+    code = "import sys, lors.stack; print([m for m in sys.modules if m.startswith('detectron2')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
