@@ -56,9 +56,7 @@ def build_tiny_model(
                 out_channels=out_channels,
                 norm="BN",
             )
-            for stride, in_channels, out_channels in zip(
-                (1, 2, 2, 2), (CHANNELS[0], *CHANNELS), CHANNELS
-            )
+            for stride, in_channels, out_channels in zip((1, 2, 2, 2), (CHANNELS[0], *CHANNELS), CHANNELS)
         ],
         out_features=["res2", "res3", "res4", "res5"],
     )
@@ -81,9 +79,7 @@ def random_image() -> Callable:
     return make_random_image
 
 
-def make_random_image(
-    boxes: int = 2, height: int = 50, width: int = 70, num_classes: int = 3
-) -> dict:
+def make_random_image(boxes: int = 2, height: int = 50, width: int = 70, num_classes: int = 3) -> dict:
     from detectron2.structures import Boxes, Instances
 
     size = torch.tensor([width, height, width, height], dtype=torch.float32)

@@ -33,9 +33,7 @@ def dynamic_fused_weight(
     return torch.cat([W_shared, W_private], dim=1).sum(dim=1)
 
 
-def literal_sampling(
-    levels: Sequence[Tensor], strides: Sequence[int], points: Tensor, groups: int
-) -> Tensor:
+def literal_sampling(levels: Sequence[Tensor], strides: Sequence[int], points: Tensor, groups: int) -> Tensor:
     """Levels (B, g C, H, W), points (B, L, g, P, 3), pixels and log2 pixels -> (B, L, g, P, C).
 
     One bilinear reading of each level, weighted by softmax over levels of -(z - log2 stride)^2 / 2.

@@ -11,15 +11,11 @@ from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
 N, DIM, G, C, P_IN, P_OUT = 3, 8, 2, 4, 5, 6
 
 
-def dense(
-    channel=(N, DIM, (G, C, C)), spatial=(N, DIM, (G, P_IN, P_OUT)), output=(N, G * P_OUT * C, DIM)
-):
+def dense(channel=(N, DIM, (G, C, C)), spatial=(N, DIM, (G, P_IN, P_OUT)), output=(N, G * P_OUT * C, DIM)):
     return DenseGenerator(*channel), DenseGenerator(*spatial), DenseLinear(*output)
 
 
-def lors(
-    channel=(N, DIM, (G, C, C)), spatial=(N, DIM, (G, P_IN, P_OUT)), output=(N, G * P_OUT * C, DIM)
-):
+def lors(channel=(N, DIM, (G, C, C)), spatial=(N, DIM, (G, P_IN, P_OUT)), output=(N, G * P_OUT * C, DIM)):
     return (
         LORSGenerator(*channel, rank=2, groups=[1, 2, 3]),
         LORSGenerator(*spatial, rank=2, groups=[1, 2, 3]),

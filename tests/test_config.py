@@ -62,15 +62,11 @@ def test_both_routes_build_the_same_model(name, lors):
     assert type(ours) is type(theirs)
     assert shapes(ours) == shapes(theirs)
     assert strides(ours) == strides(theirs)
-    frozen = [
-        {n for n, p in model.named_parameters() if not p.requires_grad} for model in (ours, theirs)
-    ]
+    frozen = [{n for n, p in model.named_parameters() if not p.requires_grad} for model in (ours, theirs)]
     assert frozen[0] == frozen[1]
     assert ours.max_detections == theirs.max_detections
     assert ours.fixed_statistics == theirs.fixed_statistics
-    assert cfg.MODEL.PIXEL_MEAN == list(lazy.pixel_mean) and cfg.MODEL.PIXEL_STD == list(
-        lazy.pixel_std
-    )
+    assert cfg.MODEL.PIXEL_MEAN == list(lazy.pixel_mean) and cfg.MODEL.PIXEL_STD == list(lazy.pixel_std)
 
 
 @pytest.mark.parametrize("adaptive", [True, False])

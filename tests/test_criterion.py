@@ -99,9 +99,7 @@ def test_a_batch_is_divided_by_all_of_its_boxes():
     (first, second), predictions = random_targets(3, 1), random_predictions(2)
     together = set_loss(predictions, [first, second], SIZES)
     alone = [
-        set_loss(
-            [(logits[b : b + 1], boxes[b : b + 1]) for logits, boxes in predictions], [t], SIZES[b:]
-        )
+        set_loss([(logits[b : b + 1], boxes[b : b + 1]) for logits, boxes in predictions], [t], SIZES[b:])
         for b, t in enumerate((first, second))
     ]
     for name, loss in together.items():

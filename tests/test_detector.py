@@ -14,9 +14,7 @@ from torch import nn
 def test_training_gives_the_losses_of_every_stage(tiny_model, random_image):
     losses = tiny_model().train()([random_image(2), random_image(1, 40, 90)])
     assert set(losses) == {f"loss_{name}_{i}" for name in ("cls", "bbox", "giou") for i in range(2)}
-    assert all(
-        loss.shape == () and loss.isfinite() and loss.requires_grad for loss in losses.values()
-    )
+    assert all(loss.shape == () and loss.isfinite() and loss.requires_grad for loss in losses.values())
 
 
 @pytest.mark.parametrize("limit", [4, 18, 100])
@@ -153,9 +151,7 @@ def test_bfloat16_autocast_keeps_boxes_in_float32(tiny_model, random_image):
         losses = model.train()([random_image()])
     assert seen[0][0].dtype == torch.bfloat16
     assert all(boxes.dtype == torch.float32 and boxes.isfinite().all() for _, boxes in seen)
-    assert (
-        found.pred_boxes.tensor.dtype == torch.float32 and found.pred_boxes.tensor.isfinite().all()
-    )
+    assert found.pred_boxes.tensor.dtype == torch.float32 and found.pred_boxes.tensor.isfinite().all()
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

@@ -25,9 +25,7 @@ def giou(a: list[float], b: list[float]) -> float:
     return both / union - (hull - union) / hull
 
 
-def literal_cost(
-    logit: float, box: list[float], truth: list[float], height: int, width: int
-) -> float:
+def literal_cost(logit: float, box: list[float], truth: list[float], height: int, width: int) -> float:
     p = 1 / (1 + math.exp(-logit))
     focal = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
     l1 = sum(abs(a - b) / side for a, b, side in zip(box, truth, (width, height, width, height)))
@@ -60,9 +58,7 @@ def test_cost_is_finite_and_float32_for_extreme_bfloat16_logits():
 
 def test_a_known_assignment():
     # Greedy would take (0, 0) and be left with 9.
-    first = torch.tensor(
-        [[[1.0, 2.0], [2.0, 9.0], [8.0, 8.0]], [[5.0, 0.0], [7.0, 3.0], [0.0, 5.0]]]
-    )
+    first = torch.tensor([[[1.0, 2.0], [2.0, 9.0], [8.0, 8.0]], [[5.0, 0.0], [7.0, 3.0], [0.0, 5.0]]])
     second = torch.tensor([[[4.0], [1.0], [3.0]], [[0.0], [1.0], [2.0]]])
     found = set(map(tuple, match([first, second]).t().tolist()))
     # stage, image, query, box

@@ -25,9 +25,7 @@ def cfg():
 
 
 def test_known_keys_are_set_with_their_type(cfg):
-    cfg = apply_overrides(
-        cfg, ["train.max_iter=7", "train.output_dir=/tmp/ab", "queries.num_queries=5"]
-    )
+    cfg = apply_overrides(cfg, ["train.max_iter=7", "train.output_dir=/tmp/ab", "queries.num_queries=5"])
     assert cfg.train.max_iter == 7
     assert cfg.train.output_dir == "/tmp/ab"
     content, _ = instantiate(cfg.queries)([(4, 4)])

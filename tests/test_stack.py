@@ -31,10 +31,7 @@ def same(module: nn.Module, ours: Tensor, theirs: Tensor, x: Tensor) -> None:
     chosen = torch.randn_like(ours)
     inputs = [x, *module.parameters()]
     for our, their in zip(
-        *(
-            torch.autograd.grad((y * chosen).sum(), inputs, allow_unused=True)
-            for y in (ours, theirs)
-        )
+        *(torch.autograd.grad((y * chosen).sum(), inputs, allow_unused=True) for y in (ours, theirs))
     ):
         zero = torch.zeros(())
         torch.testing.assert_close(
@@ -84,9 +81,7 @@ def test_lors_generator_is_figure_3(num_layers, dim, shape, rank, groups, terms)
             A, B = q.new_zeros(K, rank, h), q.new_zeros(K, d, rank)
             if terms.get("private", True):
                 A, B = module.A[layer][i], module.B[layer][i]
-            matrices.append(
-                dynamic_fused_weight(q, shared_linear, private_linear, A[None], B[None])
-            )
+            matrices.append(dynamic_fused_weight(q, shared_linear, private_linear, A[None], B[None]))
         same(module, module(q, layer), torch.stack(matrices, dim=1), q)
 
 
@@ -169,9 +164,7 @@ def test_initial_values_of_the_static_stack(init):
         else:
             is_uniform(A, math.sqrt(6 / 60))
             assert not B.any()
-        torch.testing.assert_close(
-            linear(x, layer), x @ linear.shared_weight.T + linear.bias[layer]
-        )
+        torch.testing.assert_close(linear(x, layer), x @ linear.shared_weight.T + linear.bias[layer])
 
 
 @pytest.mark.parametrize("init", ["paper", "released"])
@@ -225,9 +218,7 @@ def test_wrong_arguments_are_named_with_what_is_allowed(wrong, message):
 @pytest.mark.parametrize("shape", [(3, 4), (2, 0, 4), (1, 2, 3, 4)])
 def test_a_generators_shape_has_three_positive_numbers(shape):
     for build in (lambda: DenseGenerator(2, 5, shape), lambda: LORSGenerator(2, 5, shape, 1)):
-        with pytest.raises(
-            ValueError, match=r"shape=\(.*: must be \(g, d, h\), three positive numbers"
-        ):
+        with pytest.raises(ValueError, match=r"shape=\(.*: must be \(g, d, h\), three positive numbers"):
             build()
 
 

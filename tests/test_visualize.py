@@ -25,8 +25,7 @@ def dataset(tmp_path):
     content = {
         "info": {},
         "images": [
-            {"id": 10 + i, "file_name": f"{i}.png", "width": w, "height": h}
-            for i, (w, h) in enumerate(SIZES)
+            {"id": 10 + i, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in enumerate(SIZES)
         ],
         "annotations": [
             {
@@ -89,8 +88,7 @@ def test_a_detection_changes_the_right_panel_of_its_image_alone(dataset, tmp_pat
     left, top = panel + MARGIN + 20, MARGIN + CAPTION + 40
     assert (empty[top, left - 2] != found[top, left - 2]).any()
     assert (
-        empty[top + 5 : top + 40, left + 5 : left + 25]
-        == found[top + 5 : top + 40, left + 5 : left + 25]
+        empty[top + 5 : top + 40, left + 5 : left + 25] == found[top + 5 : top + 40, left + 5 : left + 25]
     ).all()
 
 

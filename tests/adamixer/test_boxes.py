@@ -18,9 +18,7 @@ from lors.adamixer.boxes import (
 
 def random_xyzr(*shape: int) -> torch.Tensor:
     xy = torch.rand(*shape, 2, dtype=torch.float64) * 200
-    return torch.cat(
-        (xy, torch.randn(*shape, 2, dtype=torch.float64) + torch.tensor([4, 0])), dim=-1
-    )
+    return torch.cat((xy, torch.randn(*shape, 2, dtype=torch.float64) + torch.tensor([4, 0])), dim=-1)
 
 
 def test_size_and_corners_invert_the_definition():

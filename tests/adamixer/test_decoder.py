@@ -36,9 +36,7 @@ def make_bank(adaptive: bool, static: bool) -> ParameterBank:
 
 def make_decoder(adaptive: bool = True, static: bool = True) -> Decoder:
     """With every parameter moved, so that none hides behind a 0 it starts with."""
-    decoder = Decoder(
-        make_bank(adaptive, static), CLASSES, num_heads=HEADS, ffn_dim=32, strides=STRIDES
-    )
+    decoder = Decoder(make_bank(adaptive, static), CLASSES, num_heads=HEADS, ffn_dim=32, strides=STRIDES)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -122,22 +120,16 @@ def literal_decoder(decoder: Decoder, features: list[Tensor], content: Tensor, x
     predictions = []
     for i, stage in enumerate(decoder.stages):
         content = stage.attention_norm(attention(stage, content, xyzr))
-        offsets = (content @ stage.offsets.weight.T + stage.offsets.bias).view(
-            *content.shape[:2], G, P_IN, 3
-        )
+        offsets = (content @ stage.offsets.weight.T + stage.offsets.bias).view(*content.shape[:2], G, P_IN, 3)
         x, y, z, r = (xyzr[..., k, None, None] for k in range(4))
         w, h = 2 ** (z - r / 2), 2 ** (z + r / 2)
-        points = torch.stack(
-            (x + offsets[..., 0] * w, y + offsets[..., 1] * h, z + offsets[..., 2]), dim=-1
-        )
+        points = torch.stack((x + offsets[..., 0] * w, y + offsets[..., 1] * h, z + offsets[..., 2]), dim=-1)
         sampled = literal_sampling(features, STRIDES, points, G)
         bank = decoder.bank
         mixed = literal_mixing(
             sampled, generated(bank.channel, content, i), generated(bank.spatial, content, i)
         )
-        content = stage.mixing_norm(
-            content + mixed @ projection(bank.output, i).T + bank.output.bias[i]
-        )
+        content = stage.mixing_norm(content + mixed @ projection(bank.output, i).T + bank.output.bias[i])
         hidden = torch.relu(content @ stage.ffn[0].weight.T + stage.ffn[0].bias)
         content = stage.ffn_norm(content + hidden @ stage.ffn[2].weight.T + stage.ffn[2].bias)
         logits, delta = (
@@ -179,9 +171,7 @@ def test_boxes_are_detached_between_stages_but_content_is_not():
         for gradient in torch.autograd.grad(loss, heads, allow_unused=True, retain_graph=True)
     )
     through_content = [first.ffn[0].weight, first.offsets.weight, first.iof_tau]
-    assert all(
-        g.abs().sum() > 0 for g in torch.autograd.grad(loss, through_content, retain_graph=True)
-    )
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(loss, through_content, retain_graph=True))
     # In its own stage the box is differentiated.
     assert torch.autograd.grad(predictions[0][1].sum(), first.regress[3].bias)[0].abs().sum() > 0
 
@@ -232,7 +222,5 @@ def test_query_dim_must_fit_the_heads(query_dim, heads):
         DenseGenerator(1, query_dim, (1, 2, 2)),
         DenseLinear(1, 4, query_dim),
     )
-    with pytest.raises(
-        ValueError, match=f"query_dim={query_dim}: .*multiple of 8 and of num_heads={heads}"
-    ):
+    with pytest.raises(ValueError, match=f"query_dim={query_dim}: .*multiple of 8 and of num_heads={heads}"):
         Decoder(bank, 3, num_heads=heads)

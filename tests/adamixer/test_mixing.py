@@ -22,9 +22,7 @@ def test_mixing_is_the_papers_equations(B, L, g, P_in, P_out, C):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     chosen = torch.randn_like(ours)
     inputs = [x, channel, spatial]
-    for our, their in zip(
-        *(torch.autograd.grad((y * chosen).sum(), inputs) for y in (ours, theirs))
-    ):
+    for our, their in zip(*(torch.autograd.grad((y * chosen).sum(), inputs) for y in (ours, theirs))):
         torch.testing.assert_close(our, their, rtol=1e-8, atol=1e-8)
 
 

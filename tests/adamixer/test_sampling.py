@@ -58,9 +58,7 @@ def test_the_level_weight_is_a_gaussian_in_scale():
         points = torch.tensor([32.0, 32.0, z]).view(1, 1, 1, 1, 3)
         weight = torch.exp(torch.tensor([-((z - level) ** 2) / 2 for level in (2, 3, 4, 5)]))
         expected = (weight * torch.tensor([4.0, 8, 16, 32])).sum() / weight.sum()
-        torch.testing.assert_close(
-            Pyramid(levels, (4, 8, 16, 32), 1).sample(points).squeeze(), expected
-        )
+        torch.testing.assert_close(Pyramid(levels, (4, 8, 16, 32), 1).sample(points).squeeze(), expected)
 
 
 def test_offsets_count_in_the_boxs_width_and_height():
@@ -78,9 +76,7 @@ def test_offsets_count_in_the_boxs_width_and_height():
                     start = 3 * (k * number + p)
                     dx, dy, dz = offsets[b, query, start : start + 3].tolist()
                     expected = [x + dx * w, y + dy * h, z + dz]
-                    assert points[b, query, k, p].tolist() == pytest.approx(
-                        expected, rel=1e-4, abs=1e-5
-                    )
+                    assert points[b, query, k, p].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("number", [1, 4, 64])

@@ -35,9 +35,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(tiny_model, tmp_pat
     message = str(raised.value)
     assert "decoder.stages.0.classify.3.weight" in message
     assert "4, 16" in message and "3, 16" in message
-    assert (
-        message.index("4, 16") < message.index("3, 16") and "file" in message and "model" in message
-    )
+    assert message.index("4, 16") < message.index("3, 16") and "file" in message and "model" in message
 
 
 def test_missing_tensors_are_named_and_counted(tiny_model, tmp_path):

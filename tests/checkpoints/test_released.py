@@ -66,9 +66,7 @@ def golden() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def state_dict(golden) -> dict[str, Tensor]:
-    shapes = [
-        tuple(map(int, shape.split(","))) if shape else () for shape in map(str, golden["shapes"])
-    ]
+    shapes = [tuple(map(int, shape.split(","))) if shape else () for shape in map(str, golden["shapes"])]
     # A copy has torch's alignment of memory, on which the rounding of a product may depend.
     return {
         name: torch.as_tensor(fill(name, shape)).clone()
@@ -89,9 +87,7 @@ def model(state_dict) -> Iterator[nn.Module]:
 
 
 def image() -> Tensor:
-    return torch.from_numpy(
-        np.random.RandomState(0).uniform(0, 255, (3, 256, 320)).astype(np.float32)
-    )
+    return torch.from_numpy(np.random.RandomState(0).uniform(0, 255, (3, 256, 320)).astype(np.float32))
 
 
 def predict(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -119,9 +115,7 @@ def released_norms(gradients: dict[str, Tensor], state_dict: dict[str, Tensor]) 
     """Norms of our gradients under the released names; theirs may hold several of our tensors."""
     names = list(state_dict)
     numbered = {
-        name: tensor
-        if name == FIRST_BOXES
-        else torch.tensor(k, dtype=torch.int16).expand(tensor.shape)
+        name: tensor if name == FIRST_BOXES else torch.tensor(k, dtype=torch.int16).expand(tensor.shape)
         for k, (name, tensor) in enumerate(state_dict.items())
     }
     parts: dict[str, list[float]] = {}
@@ -144,9 +138,7 @@ def check(model: nn.Module, golden, state_dict) -> None:
     assert len(losses) == 18
     for i in range(6):
         for ours, theirs in LOSSES.items():
-            assert losses[f"loss_{ours}_{i}"].item() == pytest.approx(
-                printed[f"stage{i}_{theirs}"], rel=1e-4
-            )
+            assert losses[f"loss_{ours}_{i}"].item() == pytest.approx(printed[f"stage{i}_{theirs}"], rel=1e-4)
 
     # Under these random weights a last bit grows a thousandfold over the stages, and a point that
     # it moves across a cell's border changes a gradient. Where no bit differs, gradients agree.
@@ -161,8 +153,7 @@ def check(model: nn.Module, golden, state_dict) -> None:
         name: (norm, printed[name])
         for name, norm in norms.items()
         # In the first stage all boxes are one: the bias is the same everywhere.
-        if not norm
-        == pytest.approx(printed[name], rel=tolerance, abs=1e-6 if "0.iof_tau" in name else 0)
+        if not norm == pytest.approx(printed[name], rel=tolerance, abs=1e-6 if "0.iof_tau" in name else 0)
     }
     assert wrong == {}
 
@@ -171,9 +162,7 @@ def test_the_released_program_gave_the_same_numbers(model, golden, state_dict):
     check(model, golden, state_dict)
 
 
-def test_with_its_order_of_operations_the_gradients_agree_too(
-    model, golden, state_dict, monkeypatch
-):
+def test_with_its_order_of_operations_the_gradients_agree_too(model, golden, state_dict, monkeypatch):
     class GridSample:
         def __init__(self, levels, strides, groups):
             self.arguments = levels, strides, groups
@@ -183,9 +172,7 @@ def test_with_its_order_of_operations_the_gradients_agree_too(
             return literal_sampling(levels, strides, points, groups)
 
     def size_of(xyzr):
-        return 2.0 ** xyzr[..., 2:3] * 2.0 ** torch.cat(
-            [xyzr[..., 3:4] * -0.5, xyzr[..., 3:4] * 0.5], -1
-        )
+        return 2.0 ** xyzr[..., 2:3] * 2.0 ** torch.cat([xyzr[..., 3:4] * -0.5, xyzr[..., 3:4] * 0.5], -1)
 
     attend = nn.MultiheadAttention.forward
     monkeypatch.setattr(
@@ -279,9 +266,7 @@ def released_lors() -> dict[str, Tensor]:
             affine(f"{stage}{name}_fcs.1", D)
             affine(f"{stage}fc_{name}", out, D)
     tensors = {
-        name: torch.tensor(0)
-        if name.endswith("tracked")
-        else torch.randn(shape, dtype=torch.float64)
+        name: torch.tensor(0) if name.endswith("tracked") else torch.randn(shape, dtype=torch.float64)
         for name, shape in shapes.items()
     }
     tensors[FIRST_BOXES] = torch.tensor([0.5, 0.5, 1, 1], dtype=torch.float64).repeat(QUERIES, 1)
@@ -293,10 +278,7 @@ def literal_released_mixing(weights: dict[str, Tensor], x: Tensor, q: Tensor, i:
     w = {name[len(HEAD) :]: tensor for name, tensor in weights.items() if name.startswith(HEAD)}
     K = GROUPS[i]
     common = w["common_parameter_generator.weight"] @ q + w["common_parameter_generator.bias"]
-    private = (
-        w[f"private_parameter_generator.{i}.weight"] @ q
-        + w[f"private_parameter_generator.{i}.bias"]
-    )
+    private = w[f"private_parameter_generator.{i}.weight"] @ q + w[f"private_parameter_generator.{i}.bias"]
     E_m, E_s = private.view(2, G * K, R, R)
     channel, spatial, mixed = [], [], []
     for group, row in enumerate(common.view(G, C * C + P_OUT * P_IN)):
@@ -351,9 +333,7 @@ def test_the_norm_after_mixing_and_the_sampling_offsets_find_their_stage(tiny_mo
 def test_an_unknown_key_is_named():
     released = released_lors()
     released["roi_head.adaptive_mixing.gate.0"] = torch.ones(3)
-    with pytest.raises(
-        ValueError, match="not keys of the authors' .*: roi_head.adaptive_mixing.gate.0$"
-    ):
+    with pytest.raises(ValueError, match="not keys of the authors' .*: roi_head.adaptive_mixing.gate.0$"):
         from_released(released)
 
 

@@ -69,7 +69,7 @@ class LORSLinear(nn.Module):
         *,
         shared: bool = True,
         private: bool = True,
-        init: str = "paper",
+        init: str = "released",
     ) -> None:
         super().__init__()
         _check(rank, min(in_features, out_features), shared, private, init)
@@ -152,7 +152,7 @@ class LORSGenerator(nn.Module):
         *,
         shared: bool = True,
         private: bool = True,
-        init: str = "paper",
+        init: str = "released",
     ) -> None:
         super().__init__()
         self.num_layers, self.query_dim, self.shape = num_layers, query_dim, _shape(shape)

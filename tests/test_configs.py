@@ -1,0 +1,117 @@
+"""Every config of the paper's tables: it builds, trains and infers, and its size stays."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
+
+from lors.complexity import operations, parameters
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+TABLES = json.loads((CONFIGS / "paper_tables.json").read_text())
+ROWS = [row for table in TABLES.values() for row in table["rows"] if "config" in row]
+FILES = sorted(
+    str(path.relative_to(CONFIGS).with_suffix(""))
+    for folder in (CONFIGS, CONFIGS / "ablations")
+    for path in folder.glob("*.py")
+)
+
+# Millions of parameters in the decoder, counted on the authors' programs or, for Tables 6 to 8, by formula.
+DECODER = {
+    "adamixer_r50_1x": 110.272,
+    "lors_r50_1x": 35.348,
+    "ablations/table4_adaptive_only": 75.7,
+    "ablations/table4_static_only": 95.2,
+    "ablations/table5_shared_only": 32.0,
+    "ablations/table5_private_only": 22.7,
+    "ablations/table6_groups_111111_rank8": 32.46,
+    "ablations/table6_groups_111111_rank16": 33.68,
+    "ablations/table6_groups_222222_rank16": 35.35,
+    "ablations/table6_groups_111111_rank32": 38.51,
+    "ablations/table7_rank2": 34.16,
+    "ablations/table7_rank4": 34.56,
+    "ablations/table7_rank16": 36.93,
+    "ablations/table7_rank32": 40.10,
+    "ablations/table8_stages3": 28.18,
+    "ablations/table8_stages9": 42.51,
+    "ablations/table8_stages12": 49.68,
+}
+# The same for the whole model, and thousands of millions of operations in the decoder.
+MODEL = {"adamixer_r50_1x": 134.791, "lors_r50_1x": 59.867, "adamixer_r101_300q_3x": 153.835}
+OPERATIONS = {"adamixer_r50_1x": 12.09, "lors_r50_1x": 17.94}
+
+
+def test_each_row_of_the_tables_is_a_file_and_each_file_a_row():
+    assert FILES == sorted({row["config"] for row in ROWS})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_config(name):
+    cfg = LazyConfig.load(str(CONFIGS / f"{name}.py"))
+    assert cfg.train.output_dir == "./output/" + name.split("/")[-1]
+    model = instantiate(cfg.model)
+
+    wanted = 110.272 if "adamixer" in name else 35.348
+    assert parameters(model.decoder) / 1e6 == pytest.approx(DECODER.get(name, wanted), rel=1e-3)
+    if name in MODEL:
+        assert parameters(model) / 1e6 == pytest.approx(MODEL[name], abs=1e-3)
+    if name in OPERATIONS:
+        assert operations(model)[0] / 1e9 == pytest.approx(OPERATIONS[name], rel=0.02)
+
+    cfg.train.max_iter = 12 * 7330
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    assert instantiate(cfg.lr_multiplier)(1 - 1e-9) == pytest.approx(0.01)
+    instantiate(cfg.dataloader.train.mapper)
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    truth = Instances((64, 96))
+    truth.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 56.0], [50.0, 10.0, 90.0, 30.0]]))
+    truth.gt_classes = torch.tensor([3, 79])
+    loss = sum(model.train()([{"image": image, "instances": truth}]).values())
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    with torch.no_grad():
+        found = model.eval()([{"image": image, "height": 128, "width": 192}])[0]["instances"]
+    assert found.image_size == (128, 192)
+    assert 0 < len(found) <= (300 if "300q" in name else 100)
+
+
+@pytest.mark.parametrize("backbone", ["r50", "swin_s"])
+def test_what_does_not_decay(backbone):
+    cfg = LazyConfig.load(str(CONFIGS / f"lors_{backbone}_300q_3x.py"))
+    model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    kinds = {"norm": set(), "table": set(), "other": set()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "table" if "relative_position" in name else "norm" if "norm" in name else "other"
+            kinds[kind].add(decay[id(parameter)])
+    if backbone == "r50":
+        assert kinds == {"norm": {1e-4}, "table": set(), "other": {1e-4}}
+    else:
+        assert kinds["table"] == kinds["norm"] == {0.0}
+        assert 1e-4 in kinds["other"]
+
+
+def test_the_crop_branch_keeps_boxes_with_their_image():
+    mapper = LazyConfig.load(str(CONFIGS / "lors_r50_3x.py")).dataloader.train.mapper
+    augmentation = T.AugmentationList(list(instantiate(mapper.augmentations)))
+    sizes = set()
+    for _ in range(40):
+        image = torch.zeros(600, 900, 3, dtype=torch.uint8)
+        image[200:300, 400:500] = 255
+        seen = T.AugInput(image.numpy())
+        box = augmentation(seen).apply_box(torch.tensor([[400.0, 200.0, 500.0, 300.0]]).numpy())[0]
+        h, w = seen.image.shape[:2]
+        sizes.add(min(h, w))
+        x0, y0, x1, y1 = (int(v) for v in box.clip(0, [w, h, w, h]).round())
+        if x1 - x0 > 8 and y1 - y0 > 8:
+            assert seen.image[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3].min() == 255
+    assert max(sizes) <= 800 and len(sizes) > 3
