@@ -242,3 +242,20 @@ def test_the_stack_needs_no_detectron2():
     code = "import sys, lors.stack; print([m for m in sys.modules if m.startswith('detectron2')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("terms", [{}, {"shared": False}])
+def test_few_queries_and_many_get_the_same_weights(terms):
+    # With more queries than query_dim, B and A act on the columns of E's weight instead.
+    generator = LORSGenerator(2, 6, (2, 5, 4), rank=3, groups=[1, 2], **terms).double()
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter)
+    query = torch.randn(4, 5, 6, dtype=torch.float64)
+    for layer in range(2):
+        many = generator(query, layer)
+        few = torch.stack([generator(q, layer) for q in query])
+        torch.testing.assert_close(many, few, rtol=1e-10, atol=1e-10)
+        for a, b in zip(
+            *(torch.autograd.grad(w.square().sum(), generator.E[layer].weight) for w in (many, few))
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

@@ -143,19 +143,22 @@ MODEL_ZOO_COLUMNS = (
 )
 MODEL_ZOO_HEAD = """# Model zoo
 
-Every row of the paper's tables is a config. Figures are the paper's / ours; ours are counted on the model that the
-config builds, with fvcore (a multiply-add is one operation) for an image of 800 x 1280. None of these models has been
-trained here: the AP is the paper's, and there is no checkpoint to download yet.
+Every row of the paper's tables is a config. Figures are the paper's / ours; ours are counted on the model
+that the config builds, with fvcore (a multiply-add is one operation) for an image of 800 x 1280. None of
+these models has been trained here: the AP is the paper's, and there is no checkpoint to download yet.
 
-A batch is 16 images over 8 GPUs. With fewer, `--auto-scale` scales batch and learning rate together; `--resume` goes
-on, `--eval-only train.init_checkpoint=FILE` evaluates.
+A batch is 16 images over 8 GPUs. With fewer, `--auto-scale` scales batch and learning rate together;
+`--resume` goes on, `--eval-only train.init_checkpoint=FILE` evaluates. The Swin configs start from Swin-S
+weights in `train.init_checkpoint`.
 
 Made by `python tools/paper_tables.py --markdown > MODEL_ZOO.md`.
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", type=int, choices=range(1, 9), help="this one alone")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")

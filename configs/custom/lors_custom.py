@@ -34,6 +34,6 @@ dataloader.train.num_workers = dataloader.test.num_workers = 2
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.queries.num_queries = 60
 
-train.max_iter = 2400
+train.max_iter = 3600
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"

@@ -19,6 +19,7 @@ dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 
 optimizer.lr = 1e-3
+optimizer.fused = True
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
     warmup_length=0.03,

@@ -188,22 +188,40 @@ class LORSGenerator(nn.Module):
     def forward(self, query: Tensor, layer: int) -> Tensor:
         """(..., query_dim) -> (..., g, d, h).
 
-        The sum over k is one product of inner size K r, accumulated onto the shared weight: no private
-        weight is ever stored apart.
+        B_ik E_ik(q) A_ik is linear in q: B and A act on E(q) of each query or, where the queries are more
+        than the columns of E's weight, on those columns. The sum over k is one product of inner size K r,
+        and no private weight of a query is ever stored apart.
         """
         if not self.private:
             return self.shared(query).unflatten(-1, self.shape)
+        if query.numel() > query.shape[-1] ** 2:
+            return F.linear(query, *self._linear(layer)).unflatten(-1, self.shape)
         g, d, h = self.shape
-        K, r = self.groups[layer], self.rank
-        E = self.E[layer](query).view(-1, g, K, r, r)
-        EA = (E @ self.A[layer]).view(-1, K * r, h)
-        B = self.B[layer].transpose(1, 2).reshape(g, d, K * r)
-        B = B.expand(len(E), g, d, K * r).reshape(-1, d, K * r)
+        E = self.E[layer](query).view(-1, g, self.groups[layer], self.rank, self.rank)
+        EA = (E @ self.A[layer]).view(-1, self.B[layer].shape[1] * self.rank, h)
+        B = self._wide_B(layer).expand(len(E), -1, -1, -1).reshape(len(EA), d, -1)
         if self.shared is None:
             weight = torch.bmm(B, EA)
         else:
             weight = torch.baddbmm(self.shared(query).view(-1, d, h), B, EA)
         return weight.view(*query.shape[:-1], g, d, h)
+
+    def _wide_B(self, layer: int) -> Tensor:
+        """(g, d, K r), so that one product sums over k."""
+        return self.B[layer].transpose(1, 2).flatten(2)
+
+    def _linear(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Weight (g d h, d_q) and bias (g d h,) of the one Linear that a layer amounts to."""
+        g, d, h = self.shape
+        A, E = self.A[layer], self.E[layer]
+        # (g, K, r, r, d_q + 1)
+        columns = torch.cat((E.weight, E.bias[:, None]), dim=1).view(*A.shape[:3], self.rank, -1)
+        EA = A.transpose(2, 3)[:, :, None] @ columns
+        merged = (self._wide_B(layer) @ EA.view(g, -1, h * columns.shape[-1])).view(g * d * h, -1)
+        weight, bias = merged[:, :-1], merged[:, -1]
+        if self.shared is None:
+            return weight.contiguous(), bias
+        return self.shared.weight + weight, self.shared.bias + bias
 
 
 def _parameters(num_layers: int, shape) -> nn.ParameterList:

@@ -24,13 +24,13 @@ class Pyramid:
     """
 
     def __init__(self, levels: Sequence[Tensor], strides: Sequence[int], groups: int) -> None:
-        rows = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+        rows = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
         self.positions = rows.shape[1]
-        self.table = rows.reshape(-1, rows.shape[2] // groups)
+        self.table = rows.view(-1, rows.shape[2] // groups)
         like = dict(dtype=torch.float32, device=rows.device)
         self.stride = torch.tensor(strides, **like)
-        # (level, xy): width and height in positions
-        self.size = torch.tensor([level.shape[:1:-1] for level in levels], **like)
+        self.width = torch.tensor([level.shape[3] for level in levels], **like)
+        self.height = torch.tensor([level.shape[2] for level in levels], **like)
         counts = [level.shape[2] * level.shape[3] for level in levels]
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.start = torch.tensor(starts, device=rows.device)
@@ -42,27 +42,40 @@ class Pyramid:
         softmax of -(z - log2 stride)^2 / 2.
         """
         batch, groups = points.shape[0], points.shape[2]
-        level_weight = (-((points[..., 2:] - self.stride.log2()) ** 2) / 2).softmax(dim=-1)
-        # (B, L, g, P, level, xy), from -1 to 1 over a level and then in positions: rounded as grid_sample
-        # rounds, since a point that falls on the other side of a position has another gradient.
-        unit = points[..., None, :2] / (self.size * self.stride[:, None]) * 2 - 1
-        at = torch.addcmul((self.size - 1) / 2, unit, self.size / 2)
-        low = at.detach().floor()
-        fraction = at - low
-        # (B, L, g, P, level, low or high, xy)
-        corner = torch.stack((low, low + 1), dim=-2)
-        share = torch.stack((1 - fraction, fraction), dim=-2)
-        share = share * ((corner >= 0) & (corner < self.size[:, None]))
-        corner = corner.clamp(min=0).minimum(self.size[:, None] - 1).long()
-        # (B, L, g, P, level, low or high y, low or high x)
-        weight = share[..., :, None, 1] * share[..., None, :, 0]
-        width = self.size[:, 0, None, None].long()
-        row = self.start[:, None, None] + corner[..., :, None, 1] * width + corner[..., None, :, 0]
-        row = row + _along(0, batch, row) * self.positions
-        row = row * groups + _along(2, groups, row)
-        features = _weighted_rows(self.table, row.view(-1, 4), weight.reshape(-1, 4).to(self.table.dtype))
+        x, y, z = points.split(1, dim=-1)
+        # All of (B, L, g, P, level)
+        level_weight = (-((z - self.stride.log2()) ** 2) / 2).softmax(dim=-1)
+        columns, column_weights = _neighbours(x, self.width, self.stride)
+        lines, line_weights = _neighbours(y, self.height, self.stride)
+        image = self.start + _along(0, batch, x) * self.positions
+        group, width = _along(2, groups, x), self.width.long()
+        lines = [(image + line * width) * groups + group for line in lines]
+        columns = [column * groups for column in columns]
+        row = torch.stack([line + column for line in lines for column in columns], dim=-1)
+        weight = torch.stack([y * x for y in line_weights for x in column_weights], dim=-1)
+        features = _weighted_rows(self.table, row.view(-1, 4), weight.view(-1, 4).to(self.table.dtype))
         features = features.view(*level_weight.shape, -1) * level_weight[..., None].to(features.dtype)
         return features.sum(dim=-2)
+
+
+def _neighbours(pixel: Tensor, size: Tensor, stride: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The two positions of each level beside a pixel coordinate, clamped, and their bilinear weights.
+
+    Rounded as grid_sample rounds, by way of -1 .. 1 over a level: a point that falls on the other side of a
+    position has another gradient.
+    """
+    unit = pixel / (size * stride) * 2 - 1
+    at = torch.addcmul((size - 1) / 2, unit, size / 2)
+    low = at.detach().floor()
+    high = low + 1
+    fraction = at - low
+    weights = [(1 - fraction) * _inside(low, size), fraction * _inside(high, size)]
+    positions = [i.clamp(min=0).minimum(size - 1).long() for i in (low, high)]
+    return positions, weights
+
+
+def _inside(position: Tensor, size: Tensor) -> Tensor:
+    return ((position >= 0) & (position < size)).to(position.dtype)
 
 
 def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
