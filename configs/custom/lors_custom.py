@@ -9,7 +9,7 @@ The number of classes and their names come from the training JSON.
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from lors.data import num_classes, register_coco
+from lors.data import RandomChoice, num_classes, register_coco
 
 from ..common.data.coco import dataloader
 from ..common.models.small import model
@@ -23,9 +23,27 @@ dataloader.train.dataset.names = L(register_coco)(
 dataloader.test.dataset.names = L(register_coco)(
     json_file="${dataset.test_json}", image_root="${dataset.test_images}"
 )
+
+
+def _resize(*short_edges):
+    return L(T.ResizeShortestEdge)(
+        short_edge_length=list(short_edges), max_size=2 * max(short_edges), sample_style="choice"
+    )
+
+
+# A small dataset is soon known by heart: each image is seen at many sizes, and every other time a part of it.
 dataloader.train.mapper.augmentations = [
-    L(T.ResizeShortestEdge)(short_edge_length=[240], max_size=320, sample_style="choice"),
     L(T.RandomFlip)(),
+    L(RandomChoice)(
+        policies=[
+            [_resize(192, 208, 224, 240, 256, 272, 288)],
+            [
+                _resize(240, 288, 336),
+                L(T.RandomCrop)(crop_type="absolute_range", crop_size=[160, 240]),
+                _resize(192, 208, 224, 240, 256, 272, 288),
+            ],
+        ]
+    ),
 ]
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=240, max_size=320)]
 dataloader.train.total_batch_size = 4
@@ -34,6 +52,6 @@ dataloader.train.num_workers = dataloader.test.num_workers = 2
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.queries.num_queries = 60
 
-train.max_iter = 3600
+train.max_iter = 3300
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"

@@ -18,7 +18,7 @@ dataloader.test.mapper.augmentations = []
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 
-optimizer.lr = 1e-3
+optimizer.lr = 1.3e-3
 optimizer.fused = True
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
@@ -27,8 +27,8 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_factor=0.001,
 )
 
-train.max_iter = 2400
+train.max_iter = 2300
 train.eval_period = train.max_iter
-train.checkpointer.period = 600
+train.checkpointer.period = 575
 train.seed = 1
 train.output_dir = "./output/lors_digits"

@@ -33,7 +33,7 @@ model = L(AdaMixer)(
     ),
     in_features="${.backbone.out_features}",
     neck=L(Neck)(in_channels=_channels, out_channels=64, num_groups=8),
-    queries=L(Queries)(num_queries=30, query_dim=64),
+    queries=L(Queries)(num_queries=40, query_dim=64),
     decoder=L(Decoder)(
         bank=lors_bank(**bank_shape, adaptive_rank=8, adaptive_groups=[1, 1, 2], static_rank=8),
         num_classes=10,
