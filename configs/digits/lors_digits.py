@@ -27,8 +27,8 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_factor=0.001,
 )
 
-train.max_iter = 2300
+train.max_iter = 2150
 train.eval_period = train.max_iter
-train.checkpointer.period = 575
+train.checkpointer.period = 500
 train.seed = 1
 train.output_dir = "./output/lors_digits"

@@ -74,7 +74,7 @@ def draw_comparison(
     predictions: list[Instances],
     metadata: Metadata,
     path: str | os.PathLike,
-    score_threshold: float = 0.5,
+    score_threshold: float = 0.4,
     columns: int = 2,
 ) -> None:
     """Write a PNG with one cell per image: the ground truth left, the detections right.
