@@ -88,10 +88,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     optimizer = instantiate(cfg.optimizer)
     dataset = instantiate(cfg.dataloader.train.dataset)
     loader = instantiate({**cfg.dataloader.train, "dataset": dataset})
-    if cfg.train.epochs is not None:
-        epoch = math.ceil(len(dataset) / cfg.dataloader.train.total_batch_size)
-        cfg.train.max_iter = cfg.train.epochs * epoch
-        cfg.train.eval_period = cfg.train.checkpointer.period = epoch
+    count_iterations(cfg, math.ceil(len(dataset) / cfg.dataloader.train.total_batch_size))
     model = parallel(cfg, model)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     checkpointer = Checkpointer(model, cfg.train.output_dir, backbone_alone=True, trainer=trainer)
@@ -121,6 +118,18 @@ def train(cfg: DictConfig, resume: bool) -> None:
     with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
         trainer.train(start, cfg.train.max_iter)
     logger.info("Checkpoints, metrics.json and log.txt: %s", cfg.train.output_dir)
+
+
+def count_iterations(cfg: DictConfig, epoch: int) -> None:
+    """Fills in what the config leaves to the number of iterations in an epoch."""
+    if cfg.train.max_iter is None:
+        if cfg.train.epochs is None:
+            raise ValueError("train.epochs, train.max_iter: one of them must be set")
+        cfg.train.max_iter = cfg.train.epochs * epoch
+    if cfg.train.eval_period is None:
+        cfg.train.eval_period = epoch
+    if cfg.train.checkpointer.period is None:
+        cfg.train.checkpointer.period = epoch
 
 
 def auto_scale(cfg: DictConfig, gpus: int) -> None:

@@ -107,6 +107,27 @@ def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
     assert losses(tmp_path) == losses(output)
 
 
+def test_iterations_follow_from_epochs(data, tmp_path):
+    # 16 images in batches of 4
+    result = command(
+        *arguments(data, tmp_path), "train.max_iter=null", "train.epochs=2", "train.eval_period=null"
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(losses(tmp_path)) == list(range(8))
+    records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert sum("bbox/AP" in record for record in records) == 2
+
+
+def test_auto_scale_keeps_batch_and_rate_in_proportion(data, tmp_path):
+    args = arguments(data, tmp_path, "--auto-scale")
+    result = command(*args, "train.reference_gpus=2", "train.max_iter=1")
+    assert result.returncode == 0, result.stderr
+    saved = (tmp_path / "config.yaml").read_text()
+    assert "total_batch_size: 2" in saved and "lr: 0.00065" in saved
+    result = command(*args, "train.reference_gpus=8")
+    assert_one_line(result, "--auto-scale: a batch of 0.5 for 1 GPUs")
+
+
 @pytest.mark.skipif(LIGHT, reason="the light runtime is single process; Detectron2 itself runs this")
 def test_two_processes_compute_what_one_does(data, tmp_path):
     outputs = tmp_path / "one", tmp_path / "two"

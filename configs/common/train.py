@@ -5,11 +5,11 @@ import torch
 train = dict(
     output_dir="./output",
     init_checkpoint="",
-    # Where epochs is set, max_iter and the two periods follow from it, the dataset and the batch.
     epochs=None,
-    max_iter=90000,
-    eval_period=5000,
-    checkpointer=dict(period=5000, max_to_keep=3),
+    # In iterations. Where None: all the epochs, and once an epoch.
+    max_iter=None,
+    eval_period=None,
+    checkpointer=dict(period=None, max_to_keep=3),
     log_period=20,
     seed=-1,  # negative: another one each time
     amp=dict(enabled=False),
