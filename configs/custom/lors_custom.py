@@ -52,6 +52,6 @@ dataloader.train.num_workers = dataloader.test.num_workers = 2
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.queries.num_queries = 60
 
-train.max_iter = 3300
+train.max_iter = 3800
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"
