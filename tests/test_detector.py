@@ -145,9 +145,9 @@ def test_bfloat16_autocast_keeps_boxes_in_float32(tiny_model, random_image):
     model.backbone.requires_grad_(False)
     seen = []
     model.decoder.register_forward_hook(lambda module, args, output: seen.extend(output))
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        found = model.eval()([random_image()])[0]["instances"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with torch.no_grad():
-            found = model.eval()([random_image()])[0]["instances"]
         losses = model.train()([random_image()])
     assert seen[0][0].dtype == torch.bfloat16
     assert all(boxes.dtype == torch.float32 and boxes.isfinite().all() for _, boxes in seen)

@@ -246,7 +246,7 @@ def test_the_stack_needs_no_detectron2():
 
 @pytest.mark.parametrize("terms", [{}, {"shared": False}])
 def test_few_queries_and_many_get_the_same_weights(terms):
-    # With more queries than query_dim, B and A act on the columns of E's weight instead.
+    # With far more queries than query_dim, B and A act on the columns of E's weight instead.
     generator = LORSGenerator(2, 6, (2, 5, 4), rank=3, groups=[1, 2], **terms).double()
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter)

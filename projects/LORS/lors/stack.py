@@ -188,13 +188,13 @@ class LORSGenerator(nn.Module):
     def forward(self, query: Tensor, layer: int) -> Tensor:
         """(..., query_dim) -> (..., g, d, h).
 
-        B_ik E_ik(q) A_ik is linear in q: B and A act on E(q) of each query or, where the queries are more
-        than the columns of E's weight, on those columns. The sum over k is one product of inner size K r,
-        and no private weight of a query is ever stored apart.
+        B_ik E_ik(q) A_ik is linear in q: B and A act on E(q) of each query or, where the queries are far
+        more than the columns of E's weight, on those columns. The sum over k is one product of inner size
+        K r, and no private weight of a query is ever stored apart.
         """
         if not self.private:
             return self.shared(query).unflatten(-1, self.shape)
-        if query.numel() > query.shape[-1] ** 2:
+        if query.numel() > 2 * self.query_dim**2:
             return F.linear(query, *self._linear(layer)).unflatten(-1, self.shape)
         g, d, h = self.shape
         E = self.E[layer](query).view(-1, g, self.groups[layer], self.rank, self.rank)

@@ -53,7 +53,9 @@ class Pyramid:
         columns = [column * groups for column in columns]
         row = torch.stack([line + column for line in lines for column in columns], dim=-1)
         weight = torch.stack([y * x for y in line_weights for x in column_weights], dim=-1)
-        features = _WeightedRows.apply(self.table, row.view(-1, 4), weight.view(-1, 4).to(self.table.dtype))
+        # In inference a plain operation, which can be traced, exported and counted.
+        read = _WeightedRows.apply if torch.is_grad_enabled() else _weighted_rows
+        features = read(self.table, row.view(-1, 4), weight.view(-1, 4).to(self.table.dtype))
         features = features.view(*level_weight.shape, -1) * level_weight[..., None].to(features.dtype)
         return features.sum(dim=-2)
 
@@ -78,10 +80,15 @@ def _inside(position: Tensor, size: Tensor) -> Tensor:
     return ((position >= 0) & (position < size)).to(position.dtype)
 
 
-class _WeightedRows(torch.autograd.Function):
-    """table (R, C), row and weight (N, K) -> (N, C), the weighted sum of K rows: F.embedding_bag.
+def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
+    """table (R, C), row and weight (N, K) -> (N, C), the weighted sum of K rows."""
+    return F.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
 
-    Its own gradient of the table is several times slower than this one: a weighted sum too, over the
+
+class _WeightedRows(torch.autograd.Function):
+    """`_weighted_rows` with gradients.
+
+    F.embedding_bag's own gradient of the table is several times slower than this one: a weighted sum too, over the
     points that read a row, which sorted by row are bags. No atomic addition, so it is the same each time on
     a GPU as well.
     """
@@ -89,7 +96,7 @@ class _WeightedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(table, row, weight)
-        return F.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
+        return _weighted_rows(table, row, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
