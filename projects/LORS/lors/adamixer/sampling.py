@@ -88,9 +88,9 @@ def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
 class _WeightedRows(torch.autograd.Function):
     """`_weighted_rows` with gradients.
 
-    F.embedding_bag's own gradient of the table is several times slower than this one: a weighted sum too, over the
-    points that read a row, which sorted by row are bags. No atomic addition, so it is the same each time on
-    a GPU as well.
+    F.embedding_bag's own gradient of the table is several times slower than this one: a weighted sum too,
+    over the points that read a row, which sorted by row are bags. No atomic addition, so it is the same
+    each time on a GPU as well.
     """
 
     @staticmethod
