@@ -53,11 +53,15 @@ class Pyramid:
         columns = [column * groups for column in columns]
         row = torch.stack([line + column for line in lines for column in columns], dim=-1)
         weight = torch.stack([y * x for y in line_weights for x in column_weights], dim=-1)
-        # In inference a plain operation, which can be traced, exported and counted.
-        read = _WeightedRows.apply if torch.is_grad_enabled() else _weighted_rows
-        features = read(self.table, row.view(-1, 4), weight.view(-1, 4).to(self.table.dtype))
-        features = features.view(*level_weight.shape, -1) * level_weight[..., None].to(features.dtype)
-        return features.sum(dim=-2)
+        row, weight, level_weight = row.flatten(0, 3), weight.flatten(0, 3), level_weight.flatten(0, 3)
+        weight, level_weight = weight.to(self.table.dtype), level_weight.to(self.table.dtype)
+        if torch.is_grad_enabled():
+            features = _WeightedRows.apply(self.table, row, weight, level_weight)
+        else:
+            features = _weighted_rows(
+                self.table, row.flatten(1), (weight * level_weight[..., None]).flatten(1)
+            )
+        return features.view(*points.shape[:-1], -1)
 
 
 def _neighbours(pixel: Tensor, size: Tensor, stride: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -86,36 +90,42 @@ def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
 
 
 class _WeightedRows(torch.autograd.Function):
-    """`_weighted_rows` with gradients.
+    """The weighted sum of each level's rows, then of the levels, with gradients.
 
-    F.embedding_bag's own gradient of the table is several times slower than this one: a weighted sum too,
-    over the points that read a row, which sorted by row are bags. No atomic addition, so it is the same
-    each time on a GPU as well.
+    table (R, C), row and weight (N, levels, K), level_weight (N, levels) -> (N, C). Two sums, because that is
+    grid_sample's rounding, and a point that falls on the other side of a position has another gradient.
+
+    F.embedding_bag's own gradients are several times slower than these. The table's is a weighted sum too,
+    over the points that read a row, which sorted by row are bags; no atomic addition, so it is the same each
+    time on a GPU as well.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(table, row, weight)
-        return _weighted_rows(table, row, weight)
+    def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor, level_weight: Tensor) -> Tensor:
+        ctx.save_for_backward(table, row, weight, level_weight)
+        levels = _weighted_rows(table, row.flatten(0, 1), weight.flatten(0, 1))
+        return (levels.view(*level_weight.shape, -1) * level_weight[..., None]).sum(dim=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
-        table, row, weight = ctx.saved_tensors
-        gradient, flat, reads = gradient.contiguous(), row.flatten(), row.shape[1]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        table, row, weight, level_weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        flat, reads = row.flatten().int(), row[0].numel()
         order = flat.argsort()
         readers = torch.bincount(flat, minlength=len(table))
+        weight_of_read = (weight * level_weight[..., None]).flatten()
         to_table = F.embedding_bag(
             order.div(reads, rounding_mode="floor"),
             gradient,
             readers.cumsum(0) - readers,
-            per_sample_weights=weight.flatten()[order],
+            per_sample_weights=weight_of_read[order],
             mode="sum",
         )
-        point = torch.arange(len(row), device=row.device)
-        to_weight = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        point = torch.arange(len(row), device=row.device, dtype=flat.dtype)
+        product = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             gradient, table, flat, point * reads, point.repeat_interleave(reads), 0
-        )
-        return to_table, None, to_weight.view_as(weight)
+        ).view_as(weight)
+        return to_table, None, product * level_weight[..., None], (product * weight).sum(dim=-1)
 
 
 def _along(dim: int, size: int, like: Tensor) -> Tensor:
