@@ -57,6 +57,30 @@ def test_lors_linear_is_figure_2(num_layers, sizes, rank, groups, terms):
 
 
 @pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("num_layers, sizes, rank, groups", LINEARS)
+def test_a_merged_linear_is_the_same_function(num_layers, sizes, rank, groups, terms):
+    module = randomised(LORSLinear(num_layers, *sizes, rank, groups, **terms))
+    merged = module.merge()
+    assert isinstance(merged, DenseLinear) and merged.weight[0].dtype == torch.float64
+    x = torch.randn(2, sizes[0], dtype=torch.float64)
+    for layer in range(num_layers):
+        torch.testing.assert_close(merged(x, layer), module(x, layer), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("num_layers, dim, shape, rank, groups", GENERATORS)
+def test_a_merged_generator_is_the_same_function(num_layers, dim, shape, rank, groups, terms):
+    module = randomised(LORSGenerator(num_layers, dim, shape, rank, groups, **terms))
+    merged = module.merge()
+    assert isinstance(merged, DenseGenerator) and merged.weight[0].dtype == torch.float64
+    # Few queries and many: LORS has a way for each.
+    for queries in (1, 3 * dim):
+        q = torch.randn(queries, dim, dtype=torch.float64)
+        for layer in range(num_layers):
+            torch.testing.assert_close(merged(q, layer), module(q, layer), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("num_layers, dim, shape, rank, groups", GENERATORS)
 def test_lors_generator_is_figure_3(num_layers, dim, shape, rank, groups, terms):
     module = randomised(LORSGenerator(num_layers, dim, shape, rank, groups, **terms))

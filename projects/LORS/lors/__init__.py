@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-_HOMES = {"AdaMixer": "lors.detector", "add_lors_config": "lors.config"}
+_HOMES = {"AdaMixer": "lors.detector", "add_lors_config": "lors.config", "merge": "lors.checkpoints.merging"}
 __all__ = sorted(_HOMES)
 
 

@@ -108,6 +108,18 @@ class LORSLinear(nn.Module):
             return F.linear(F.linear(x, A), B, bias)
         return F.linear(x, self.shared_weight, bias) + F.linear(F.linear(x, A), B)
 
+    @torch.no_grad()
+    def merge(self) -> DenseLinear:
+        """The dense stack with the same function."""
+        dense = DenseLinear(self.num_layers, self.in_features, self.out_features).to(self.bias[0])
+        for i, (weight, bias) in enumerate(zip(dense.weight, dense.bias)):
+            bias.copy_(self.bias[i])
+            merged = 0 if self.shared_weight is None else self.shared_weight.double()
+            if self.private:
+                merged = merged + (self.B[i].double() @ self.A[i].double()).sum(dim=0)
+            weight.copy_(merged)
+        return dense
+
 
 class DenseGenerator(nn.Module):
     """N linear layers that each turn a query into weights of `shape` = (g, d, h) and share nothing.
@@ -206,18 +218,31 @@ class LORSGenerator(nn.Module):
             weight = torch.baddbmm(self.shared(query).view(-1, d, h), B, EA)
         return weight.view(*query.shape[:-1], g, d, h)
 
+    @torch.no_grad()
+    def merge(self) -> DenseGenerator:
+        """The dense stack with the same function."""
+        dense = DenseGenerator(self.num_layers, self.query_dim, self.shape).to(next(self.parameters()))
+        for i in range(self.num_layers):
+            weight, bias = self._linear(i, torch.float64)
+            dense.weight[i].copy_(weight)
+            dense.bias[i].copy_(bias)
+        return dense
+
     def _wide_B(self, layer: int) -> Tensor:
         """(g, d, K r), so that one product sums over k."""
         return self.B[layer].transpose(1, 2).flatten(2)
 
-    def _linear(self, layer: int) -> tuple[Tensor, Tensor]:
+    def _linear(self, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Weight (g d h, d_q) and bias (g d h,) of the one Linear that a layer amounts to."""
+        if not self.private:
+            return self.shared.weight, self.shared.bias
         g, d, h = self.shape
-        A, E = self.A[layer], self.E[layer]
+        A, E = self.A[layer].to(dtype=dtype), self.E[layer]
         # (g, K, r, r, d_q + 1)
-        columns = torch.cat((E.weight, E.bias[:, None]), dim=1).view(*A.shape[:3], self.rank, -1)
+        columns = torch.cat((E.weight, E.bias[:, None]), dim=1).to(A).view(*A.shape[:3], self.rank, -1)
         EA = A.transpose(2, 3)[:, :, None] @ columns
-        merged = (self._wide_B(layer) @ EA.view(g, -1, h * columns.shape[-1])).view(g * d * h, -1)
+        B = self._wide_B(layer).to(A)
+        merged = (B @ EA.view(g, -1, h * columns.shape[-1])).view(g * d * h, -1)
         weight, bias = merged[:, :-1], merged[:, -1]
         if self.shared is None:
             return weight.contiguous(), bias
