@@ -18,7 +18,10 @@ import lors.adamixer.boxes
 import lors.adamixer.decoder
 import lors.adamixer.sampling
 from lors.adamixer.mixing import adaptive_mixing
-from lors.checkpoints import from_released
+from lors.bank import ParameterBank
+from lors.checkpoints import from_released, to_released
+from lors.stack import DenseGenerator, DenseLinear, LORSGenerator
+from lors.swin import Swin
 from oracle import literal_sampling
 
 TESTS = Path(__file__).parent.parent
@@ -347,3 +350,53 @@ def test_first_boxes_other_than_the_image_cannot_be_kept():
     released[FIRST_BOXES][3, 2] = 0.5
     with pytest.raises(ValueError, match=f"{FIRST_BOXES}: not the whole image"):
         from_released(released)
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
+
+
+def test_there_and_back_nothing_is_lost(state_dict):
+    same(to_released(from_released(state_dict)), state_dict)
+    released = released_lors()
+    same(to_released(from_released(released)), released)
+
+
+def test_a_model_of_this_project_goes_there_and_back(tiny_model):
+    plain = ParameterBank(
+        DenseGenerator(2, 16, (2, 4, 4)), DenseGenerator(2, 16, (2, 4, 3)), DenseLinear(2, 2 * 3 * 4, 16)
+    )
+    for bank in (None, plain):
+        ours = tiny_model(bank).state_dict()
+        same(from_released(to_released(ours)), dict(ours))
+
+
+def test_a_bank_that_is_lors_in_part_has_no_released_form(tiny_model):
+    bank = ParameterBank(
+        LORSGenerator(2, 16, (2, 4, 4), rank=2, groups=2),
+        DenseGenerator(2, 16, (2, 4, 3)),
+        DenseLinear(2, 2 * 3 * 4, 16),
+    )
+    with pytest.raises(ValueError, match=r"authors' programs.*decoder\.bank\.output\.shared_weight"):
+        to_released(tiny_model(bank).state_dict())
+    with pytest.raises(ValueError, match=r"no neck\.norm\.weight"):
+        to_released({"decoder.x": torch.ones(1)})
+
+
+def test_mmdetection_orders_merged_patches_by_channel_and_row():
+    swin = Swin(8, [2, 1, 1, 2], [1, 1, 2, 2], window_size=4).state_dict()
+    detector = {n: t for n, t in from_released(released_lors()).items() if not n.startswith("backbone.")}
+    ours = {**detector, **{f"backbone.{name}": tensor for name, tensor in swin.items()}}
+    theirs = to_released(ours)
+    merging = swin["features.2.reduction.weight"]
+    for x in (0, 1):
+        for y in (0, 1):
+            for c in range(8):
+                column = theirs["backbone.stages.0.downsample.reduction.weight"][:, c * 4 + y * 2 + x]
+                assert torch.equal(column, merging[:, (x * 2 + y) * 8 + c])
+    assert theirs["backbone.stages.1.blocks.0.attn.w_msa.relative_position_index"].shape == (16, 16)
+    assert torch.equal(theirs["backbone.norm3.weight"], swin["norms.3.weight"])
+    back = from_released(theirs)
+    assert set(back) == set(ours) and all(torch.equal(tensor, back[n]) for n, tensor in ours.items())

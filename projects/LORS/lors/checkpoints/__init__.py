@@ -1,6 +1,18 @@
 """Weights from and to elsewhere."""
 
 from lors.checkpoints.checkpointer import Checkpointer
-from lors.checkpoints.released import from_released
+from lors.checkpoints.convert import convert
+from lors.checkpoints.files import read, weights_of, write
+from lors.checkpoints.merging import merge
+from lors.checkpoints.released import from_released, to_released
 
-__all__ = ["Checkpointer", "from_released"]
+__all__ = [
+    "Checkpointer",
+    "convert",
+    "from_released",
+    "merge",
+    "read",
+    "to_released",
+    "weights_of",
+    "write",
+]

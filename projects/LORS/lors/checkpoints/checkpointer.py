@@ -1,18 +1,32 @@
-"""Detectron2's checkpointer, which here refuses what does not fit instead of warning."""
+"""Detectron2's checkpointer, which here knows more kinds of files and refuses what does not fit."""
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from lors.checkpoints.convert import DETECTOR, convert
+from lors.checkpoints.files import read, weights_of
+
+logger = logging.getLogger(__name__)
+
+# The norms of Swin's outputs are this project's, and an index or a counter is no weight.
+_OPTIONAL = re.compile(r"backbone\.norms\..+|.+\.relative_position_index|.+\.num_batches_tracked")
+
 
 class Checkpointer(DetectionCheckpointer):
     """Loads a whole detector or, where `backbone_alone` allows it, a file with nothing but the backbone.
 
+    The authors' AdaMixer and LORS and the backbones of several programs are converted on the way. No code in
+    a file is run.
+
     Raises, when loading:
-        ValueError: tensors of other shapes than the model's, or tensors that the file lacks.
+        ValueError: a file that cannot be read, tensors of other shapes than the model's, tensors that the
+            file lacks or the model.
     """
 
     def __init__(
@@ -26,15 +40,29 @@ class Checkpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.backbone_alone = backbone_alone
 
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read(filename)
+        try:
+            kind, weights, unused = convert(weights_of(content))
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from error
+        if kind == DETECTOR:
+            return {**content, "model": weights}
+        logger.info("%s: %s; not used: %s", filename, kind, ", ".join(unused) or "nothing")
+        return {"model": weights}
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             shown = [f"{n}: file {f}, model {m}" for n, f, m in incompatible.incorrect_shapes]
             raise ValueError(f"the checkpoint does not fit the model: {_first(shown)}")
-        missing = set(incompatible.missing_keys)
+        missing = {name for name in incompatible.missing_keys if not _OPTIONAL.fullmatch(name)}
         rest = {name for name in self.model.state_dict() if not name.startswith("backbone.")}
         if missing and not (self.backbone_alone and missing == rest):
             raise ValueError(f"the checkpoint lacks tensors of the model: {_first(sorted(missing))}")
+        unknown = [name for name in incompatible.unexpected_keys if not _OPTIONAL.fullmatch(name)]
+        if unknown:
+            raise ValueError(f"the model lacks tensors of the checkpoint: {_first(unknown)}")
         return incompatible
 
 
