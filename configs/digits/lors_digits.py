@@ -18,6 +18,11 @@ dataloader.test.mapper.augmentations = []
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 
+# Digits are at most 48 pixels high: strides 4 to 16 will do.
+model.backbone.out_features = ["res2", "res3", "res4"]
+model.neck.in_channels = model.neck.in_channels[:3]
+model.decoder.strides = [4, 8, 16]
+
 optimizer.lr = 1.3e-3
 optimizer.fused = True
 # Queries start far from where they end, and Adam moves each of their numbers by about the rate a step.
@@ -29,7 +34,7 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_factor=0.001,
 )
 
-train.max_iter = 2100
+train.max_iter = 2000
 train.eval_period = train.max_iter
 train.checkpointer.period = 500
 train.seed = 1

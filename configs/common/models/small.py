@@ -12,7 +12,7 @@ from .banks import lors_bank
 _channels = [16, 32, 64, 128]
 
 # The bank's shape, so that a config can give the plain bank the same one.
-bank_shape = dict(stages=3, query_dim=64, groups=2, channels=32, points_in=16, points_out=32)
+bank_shape = dict(stages=4, query_dim=64, groups=2, channels=32, points_in=16, points_out=32)
 
 model = L(AdaMixer)(
     backbone=L(ResNet)(
@@ -33,9 +33,9 @@ model = L(AdaMixer)(
     ),
     in_features="${.backbone.out_features}",
     neck=L(Neck)(in_channels=_channels, out_channels=64, num_groups=8),
-    queries=L(Queries)(num_queries=40, query_dim=64),
+    queries=L(Queries)(num_queries=30, query_dim=64),
     decoder=L(Decoder)(
-        bank=lors_bank(**bank_shape, adaptive_rank=8, adaptive_groups=[1, 1, 2], static_rank=8),
+        bank=lors_bank(**bank_shape, adaptive_rank=8, adaptive_groups=[1, 1, 2, 2], static_rank=8),
         num_classes=10,
         num_heads=8,
         ffn_dim=256,

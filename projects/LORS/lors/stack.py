@@ -18,7 +18,7 @@ independent matrices of d x h. The module needs torch alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Union
 
 import torch
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Groups = Union[int, Sequence[int]]
+Term = tuple[Tensor, Tensor, Tensor]  # B (g, d, r), E (g, r, r, q), A (g, r, h)
 INITS = ("paper", "released")
 
 
@@ -44,6 +45,30 @@ class DenseLinear(nn.Module):
     def forward(self, x: Tensor, layer: int) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         return F.linear(x, self.weight[layer], self.bias[layer])
+
+    @torch.no_grad()
+    def factorize(self, rank: int, groups: Groups = 1) -> LORSLinear:
+        """The LORS twin with the nearest weights; a private part is the truncated SVD of what is not shared."""
+        sizes = self.num_layers, self.in_features, self.out_features
+        lors = LORSLinear(*sizes, rank, groups).to(self.bias[0])
+        ranks = [min(k * rank, self.in_features, self.out_features) for k in lors.groups]
+
+        def truncated_svd(layer: int, rest: Tensor) -> Tensor:
+            U = _leading(rest, ranks[layer])
+            return U @ (U.T @ rest)
+
+        shared, private = _share([weight.double() for weight in self.weight], truncated_svd)
+        lors.shared_weight.copy_(shared)
+        for i, (part, r) in enumerate(zip(private, ranks)):
+            U = _leading(part, r)
+            A = U.T @ part
+            scale = A.norm(dim=1).sqrt()  # B and A alike, which is how training likes them
+            unused = lors.groups[i] * rank - r
+            A, B = A / scale.clamp(min=1e-12)[:, None], U * scale
+            lors.A[i].copy_(F.pad(A, (0, 0, 0, unused)).unflatten(0, (-1, rank)))
+            lors.B[i].copy_(F.pad(B, (0, unused)).unflatten(1, (-1, rank)).transpose(0, 1))
+            lors.bias[i].copy_(self.bias[i])
+        return lors
 
 
 class LORSLinear(nn.Module):
@@ -140,6 +165,49 @@ class DenseGenerator(nn.Module):
     def forward(self, query: Tensor, layer: int) -> Tensor:
         """(..., query_dim) -> (..., g, d, h)."""
         return F.linear(query, self.weight[layer], self.bias[layer]).unflatten(-1, self.shape)
+
+    @torch.no_grad()
+    def factorize(self, rank: int, groups: Groups = 1) -> LORSGenerator:
+        """The LORS twin with the nearest weights and biases.
+
+        A private part, as a tensor (g, d, h, d_q + 1), is a sum over k of Tucker-2 forms B E A. First it is one
+        form of rank K r, then that is separated into K of rank r, which are fitted in turn to what the others
+        leave.
+        """
+        lors = LORSGenerator(self.num_layers, self.query_dim, self.shape, rank, groups).to(self.bias[0])
+        layers = [
+            torch.cat((weight, bias[:, None]), dim=1).view(*self.shape, -1)
+            for weight, bias in zip(self.weight, self.bias)
+        ]
+        terms: list[list[Term]] = [[] for _ in layers]
+
+        def one_form(layer: int, rest: Tensor) -> Tensor:
+            wide = min(lors.groups[layer] * rank, *self.shape[1:])
+            A = terms[layer][0][2] if terms[layer] else _leading(rest.transpose(1, 2).flatten(2), wide).mT
+            terms[layer] = [_tucker(rest, A)]
+            return _product(terms[layer][0])
+
+        def in_turn(layer: int, rest: Tensor) -> Tensor:
+            left = rest - sum(map(_product, terms[layer]))
+            for k, term in enumerate(terms[layer]):
+                left += _product(term)
+                terms[layer][k] = _tucker(left, term[2])
+                left -= _product(terms[layer][k])
+            return rest - left
+
+        shared, _ = _share(layers, one_form)
+        if max(lors.groups) > 1:
+            terms = [_separate(known[0], k, rank) for known, k in zip(terms, lors.groups)]
+            shared, _ = _share(layers, in_turn, [sum(map(_product, known)) for known in terms])
+        lors.shared.weight.copy_(shared[..., :-1].flatten(0, 2))
+        lors.shared.bias.copy_(shared[..., -1].flatten())
+        for i, known in enumerate(terms):
+            B, E, A = (torch.stack(factor, dim=1) for factor in zip(*known))
+            lors.B[i].copy_(B)
+            lors.A[i].copy_(A)
+            lors.E[i].weight.copy_(E[..., :-1].flatten(0, 3))
+            lors.E[i].bias.copy_(E[..., -1].flatten())
+        return lors
 
 
 class LORSGenerator(nn.Module):
@@ -247,6 +315,88 @@ class LORSGenerator(nn.Module):
         if self.shared is None:
             return weight.contiguous(), bias
         return self.shared.weight + weight, self.shared.bias + bias
+
+
+def _share(
+    layers: Sequence[Tensor],
+    approximate: Callable[[int, Tensor], Tensor],
+    private: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Layers as one shared tensor and, for each, a private one of the kind that `approximate` finds.
+
+    In turn, shared is the mean of what the private ones leave, and a private one approximates what shared
+    leaves. No turn makes the error larger; they end when it is all gone or hardly falls any more.
+    """
+    total = sum(layer.square().sum() for layer in layers)
+    private = private or [torch.zeros_like(layer) for layer in layers]
+    error = total
+    for _ in range(100):
+        shared = sum(layer - part for layer, part in zip(layers, private)) / len(layers)
+        private = [approximate(i, layer - shared) for i, layer in enumerate(layers)]
+        before = error
+        error = sum((layer - shared - part).square().sum() for layer, part in zip(layers, private))
+        if error <= 1e-9 * total or error > 0.995 * before:
+            break
+    return shared, private
+
+
+def _leading(matrices: Tensor, rank: int) -> Tensor:
+    """(..., m, n) -> (..., m, rank), the left singular vectors of the largest singular values."""
+    return torch.linalg.eigh(matrices @ matrices.mT)[1][..., -rank:]
+
+
+def _tucker(tensor: Tensor, A: Tensor) -> Term:
+    """A better B, A and E (HOOI) for a tensor (g, d, h, q) and A (g, r, h) with orthonormal rows."""
+    B = _leading((A[:, None] @ tensor).flatten(2), A.shape[1])
+    left = (B.mT @ tensor.flatten(2)).unflatten(2, tensor.shape[2:])
+    A = _leading(left.transpose(1, 2).flatten(2), A.shape[1]).mT
+    return B, A[:, None] @ left, A
+
+
+def _product(term: Term) -> Tensor:
+    """B (g, d, r), E (g, r, r, q), A (g, r, h) -> (g, d, h, q)."""
+    B, E, A = term
+    EA = A.mT[:, None] @ E
+    return (B @ EA.flatten(2)).unflatten(2, EA.shape[2:])
+
+
+def _separate(term: Term, groups: int, rank: int) -> list[Term]:
+    """One form of inner size K r as K of inner size r: exactly, if it is such a sum."""
+    B, E, A = term
+    if E.shape[1] < groups * rank:  # no room for forms of their own: what the others leave, one by one
+        left, found = _product(term), []
+        for _ in range(groups):
+            found.append(_tucker(left, _leading(left.transpose(1, 2).flatten(2), rank).mT))
+            left = left - _product(found[-1])
+        return found
+    # Then E is X D Y with D block diagonal for every column of q.
+    X = torch.stack([_block_bases(matrix, groups, rank) for matrix in E.double()]).to(E)
+    DY = (torch.linalg.pinv(X) @ E.flatten(2)).view(len(E), groups, rank, *E.shape[2:]).unbind(1)
+    Y = [_leading(rows.transpose(1, 2).flatten(2), rank).mT for rows in DY]
+    return [(B @ x, y[:, None] @ rows, y @ A) for x, rows, y in zip(X.split(rank, dim=2), DY, Y)]
+
+
+def _block_bases(E: Tensor, groups: int, rank: int) -> Tensor:
+    """The X, (K r, K r), of E (K r, K r, q) = X D Y with D block diagonal; its columns are sorted by block.
+
+    A mixture of E's columns times the inverse of another is X D' X^-1. The eigenvectors of one such product
+    belong to a block each, and those of a block are the ones that other products connect.
+    """
+    mixtures = torch.randn(E.shape[2], 6, generator=torch.Generator().manual_seed(0), dtype=E.dtype).to(E)
+    first, *others = (E @ mixtures).unbind(2)
+    products = torch.stack(others) @ torch.linalg.pinv(first)
+    vectors = torch.linalg.eig(products[0])[1]
+    links = (torch.linalg.pinv(vectors) @ products[1:].to(vectors) @ vectors).abs().square().sum(dim=0)
+    links = links + links.T
+    # The first eigenvectors of a graph's Laplacian are constant where it is connected.
+    place = torch.linalg.eigh(links.sum(dim=1).diag() - links)[1][:, :groups]
+    bases, free = [], torch.arange(len(place), device=E.device)
+    for _ in range(groups):
+        near = (place[free] - place[free[0]]).norm(dim=1).argsort()
+        block = vectors[:, free[near[:rank]]]
+        bases.append(torch.linalg.svd(torch.cat((block.real, block.imag), dim=1))[0][:, :rank])
+        free = free[near[rank:]]
+    return torch.cat(bases, dim=1)
 
 
 def _parameters(num_layers: int, shape) -> nn.ParameterList:
