@@ -39,14 +39,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lors.checkpoints import Checkpointer
 from lors.data import num_classes
+from lors.errors import EXPECTED, one_line_errors
 from lors.hooks import ClipGradients, ProgressLine
 from lors.overrides import apply_overrides
 from lors.visualize import draw_results
 
 logger = logging.getLogger("lors")
-
-# What a user can cause and mend; anything else is a bug and keeps its traceback on the screen.
-EXPECTED = (AssertionError, KeyError, OSError, ValueError)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -141,6 +139,7 @@ def auto_scale(cfg: DictConfig, gpus: int) -> None:
     cfg.optimizer.lr *= gpus / cfg.train.reference_gpus
 
 
+@one_line_errors()
 def run(args: argparse.Namespace) -> None:
     """What each process does."""
     cfg = None
@@ -160,23 +159,14 @@ def run(args: argparse.Namespace) -> None:
             evaluate(cfg, model)
         else:
             train(cfg, args.resume)
-    except EXPECTED as error:
+    except EXPECTED:
         if cfg is not None and os.path.isdir(cfg.train.output_dir):
             with open(os.path.join(cfg.train.output_dir, "error.txt"), "w") as file:
                 traceback.print_exc(file=file)
-        sys.exit(f"error: {describe(error)}")
+        raise
 
 
-def describe(error: BaseException) -> str:
-    """The error in one line, with where datasets are looked for if a file is missing."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    text = " ".join(text.split()) or type(error).__name__
-    if isinstance(error, FileNotFoundError) and "DETECTRON2_DATASETS" not in text:
-        root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-        text += f" (DETECTRON2_DATASETS, where datasets are looked for, is {root!r})"
-    return text
-
-
+@one_line_errors()
 def main() -> None:
     parser = default_argument_parser()
     parser.add_argument(
@@ -196,8 +186,6 @@ def main() -> None:
         )
     except ProcessExitedException:
         sys.exit(1)  # that process has said why
-    except EXPECTED as error:
-        sys.exit(f"error: {describe(error)}")
 
 
 if __name__ == "__main__":
