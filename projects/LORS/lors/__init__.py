@@ -3,7 +3,12 @@
 import importlib
 from typing import Any
 
-_HOMES = {"AdaMixer": "lors.detector", "add_lors_config": "lors.config", "merge": "lors.checkpoints.merging"}
+_HOMES = {
+    "AdaMixer": "lors.detector",
+    "add_lors_config": "lors.config",
+    "factorize": "lors.checkpoints",
+    "merge": "lors.checkpoints",
+}
 __all__ = sorted(_HOMES)
 
 

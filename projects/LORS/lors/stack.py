@@ -48,7 +48,7 @@ class DenseLinear(nn.Module):
 
     @torch.no_grad()
     def factorize(self, rank: int, groups: Groups = 1) -> LORSLinear:
-        """The LORS twin with the nearest weights; a private part is the truncated SVD of what is not shared."""
+        """The LORS twin with the nearest weights; private is the truncated SVD of what is not shared."""
         sizes = self.num_layers, self.in_features, self.out_features
         lors = LORSLinear(*sizes, rank, groups).to(self.bias[0])
         ranks = [min(k * rank, self.in_features, self.out_features) for k in lors.groups]
@@ -170,9 +170,9 @@ class DenseGenerator(nn.Module):
     def factorize(self, rank: int, groups: Groups = 1) -> LORSGenerator:
         """The LORS twin with the nearest weights and biases.
 
-        A private part, as a tensor (g, d, h, d_q + 1), is a sum over k of Tucker-2 forms B E A. First it is one
-        form of rank K r, then that is separated into K of rank r, which are fitted in turn to what the others
-        leave.
+        A private part, as a tensor (g, d, h, d_q + 1), is a sum over k of Tucker-2 forms B E A. First it is
+        one form of rank K r, then that is separated into K of rank r, which are fitted in turn to what the
+        others leave.
         """
         lors = LORSGenerator(self.num_layers, self.query_dim, self.shape, rank, groups).to(self.bias[0])
         layers = [
@@ -327,15 +327,15 @@ def _share(
     In turn, shared is the mean of what the private ones leave, and a private one approximates what shared
     leaves. No turn makes the error larger; they end when it is all gone or hardly falls any more.
     """
-    total = sum(layer.square().sum() for layer in layers)
+    mean = sum(layers) / len(layers)
+    error = total = sum((layer - mean).square().sum() for layer in layers)
     private = private or [torch.zeros_like(layer) for layer in layers]
-    error = total
-    for _ in range(100):
+    for _ in range(200):
         shared = sum(layer - part for layer, part in zip(layers, private)) / len(layers)
         private = [approximate(i, layer - shared) for i, layer in enumerate(layers)]
         before = error
         error = sum((layer - shared - part).square().sum() for layer, part in zip(layers, private))
-        if error <= 1e-9 * total or error > 0.995 * before:
+        if error <= 1e-10 * total or error > 0.998 * before:
             break
     return shared, private
 

@@ -1,7 +1,8 @@
 """Weights from and to elsewhere."""
 
-from lors.checkpoints.checkpointer import Checkpointer
+from lors.checkpoints.checkpointer import Checkpointer, load_detector
 from lors.checkpoints.convert import convert
+from lors.checkpoints.factorizing import factorize
 from lors.checkpoints.files import read, weights_of, write
 from lors.checkpoints.merging import merge
 from lors.checkpoints.released import from_released, to_released
@@ -9,7 +10,9 @@ from lors.checkpoints.released import from_released, to_released
 __all__ = [
     "Checkpointer",
     "convert",
+    "factorize",
     "from_released",
+    "load_detector",
     "merge",
     "read",
     "to_released",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import DictConfig
 from torch import nn
 
 from lors.checkpoints.convert import DETECTOR, convert
 from lors.checkpoints.files import read, weights_of
+from lors.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +73,17 @@ class Checkpointer(DetectionCheckpointer):
 def _first(items: list[str], number: int = 4) -> str:
     more = f" and {len(items) - number} more" if len(items) > number else ""
     return "; ".join(items[:number]) + more
+
+
+def load_detector(
+    config_file: str, weights: str, overrides: Sequence[str] = ()
+) -> tuple[DictConfig, nn.Module]:
+    """A config and its detector with the weights of a file, on `train.device`, for inference.
+
+    Raises:
+        ValueError: as `Checkpointer` does, and for an override that is not known.
+    """
+    cfg = apply_overrides(LazyConfig.load(config_file), list(overrides))
+    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    Checkpointer(model).load(weights)
+    return cfg, model

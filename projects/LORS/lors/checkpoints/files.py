@@ -42,6 +42,8 @@ def read(path: str) -> dict[str, Any]:
         ValueError: the file is not of that format, is cut off, or holds code.
     """
     path = str(path)
+    with open(path, "rb"):  # whatever is wrong from here on is the content
+        pass
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
@@ -53,8 +55,6 @@ def read(path: str) -> dict[str, Any]:
         else:
             with torch.serialization.safe_globals(_numpy_globals()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(f"{path}: {_reason(error)}") from error
     if not isinstance(content, dict):

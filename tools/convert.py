@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Converts weights between this project and others, by what their names say they are.
+
+    python tools/convert.py adamixer_r50_1x.pth ours.pth
+    python tools/convert.py --to released ours.pth theirs.pth
+
+Known are the authors' AdaMixer and LORS, and the backbones of Detectron2's model zoo, torchvision, timm,
+mmdetection and Swin's authors. OUT ends in .pth or .safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lors.checkpoints import convert, read, to_released, weights_of, write
+from lors.errors import one_line_errors
+
+
+@one_line_errors()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="IN")
+    parser.add_argument("out", metavar="OUT")
+    parser.add_argument("--to", choices=["lors", "released"], default="lors", help="whose names OUT has")
+    args = parser.parse_args()
+    content = read(args.source)
+    try:
+        kind, weights, unused = convert(weights_of(content))
+        if args.to == "released":
+            write(args.out, {"state_dict": to_released(weights), "meta": {}})
+        else:
+            write(args.out, {"model": weights})
+    except ValueError as error:
+        raise ValueError(f"{args.source}: {error}") from error
+    sys.stdout.write(f"{args.source}: {kind}, {len(weights)} tensors\n")
+    sys.stdout.write(f"not used: {', '.join(unused) or 'nothing'}\n{args.out}: written\n")
+
+
+if __name__ == "__main__":
+    main()
