@@ -8,5 +8,7 @@ from .common.schedule import step_schedule
 model.backbone = backbone
 model.neck.in_channels = in_channels
 lr_multiplier = step_schedule(epochs=36, drops=[24, 33], warmup=1000)
-train.init_checkpoint = "swin_small_patch4_window7_224.pth"
+train.init_checkpoint = (
+    "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_small_patch4_window7_224.pth"
+)
 train.output_dir = "./output/adamixer_swin_s_300q_3x"

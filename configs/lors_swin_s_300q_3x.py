@@ -8,5 +8,7 @@ from .lors_r50_300q_3x import dataloader, model, train
 model.backbone = backbone
 model.neck.in_channels = in_channels
 lr_multiplier = step_schedule(epochs=36, drops=[24, 33], warmup=1000)
-train.init_checkpoint = "swin_small_patch4_window7_224.pth"
+train.init_checkpoint = (
+    "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_small_patch4_window7_224.pth"
+)
 train.output_dir = "./output/lors_swin_s_300q_3x"

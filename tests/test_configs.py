@@ -24,6 +24,7 @@ FILES = sorted(
 DECODER = {
     "adamixer_r50_1x": 110.272,
     "lors_r50_1x": 35.348,
+    "adamixer_2x64_r50_1x": 135.536,
     "ablations/table4_adaptive_only": 75.7,
     "ablations/table4_static_only": 95.2,
     "ablations/table5_shared_only": 32.0,
@@ -46,7 +47,8 @@ OPERATIONS = {"adamixer_r50_1x": 12.09, "lors_r50_1x": 17.94}
 
 
 def test_each_row_of_the_tables_is_a_file_and_each_file_a_row():
-    assert FILES == sorted({row["config"] for row in ROWS})
+    # One is no row: the plain shape that merging a LORS detector gives.
+    assert FILES == sorted({row["config"] for row in ROWS} | {"adamixer_2x64_r50_1x"})
 
 
 @pytest.mark.parametrize("name", FILES)

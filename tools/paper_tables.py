@@ -148,9 +148,8 @@ that the config builds, with fvcore (a multiply-add is one operation) for an ima
 these models has been trained here: the AP is the paper's, and there is no checkpoint to download yet.
 
 A batch is 16 images over 8 GPUs. With fewer, `--auto-scale` scales batch and learning rate together;
-`--resume` goes on, `--eval-only train.init_checkpoint=FILE` evaluates. The Swin configs need Swin-S weights
-in this project's naming in `train.init_checkpoint`; published ones cannot be read yet, and without any
-(`train.init_checkpoint=""`) they train from scratch.
+`--resume` goes on, `--eval-only train.init_checkpoint=FILE` evaluates. The backbones start from ImageNet
+weights, Detectron2's of ResNet and the authors' of Swin-S, which are downloaded when first used.
 
 Made by `python tools/paper_tables.py --markdown > MODEL_ZOO.md`.
 """
