@@ -7,8 +7,9 @@ import functools
 import itertools
 import logging
 import operator
+import random
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from .transforms import AugInput, Augmentation, AugmentationList
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
-Mapper = Callable[[Record], Record]
+Mapper = Callable[[Record], Optional[Record]]
 
 
 def get_detection_dataset_dicts(names: str, filter_empty: bool = True) -> list[Record]:
@@ -64,7 +65,10 @@ class DatasetMapper:
 
 
 class _EndlessDataset(IterableDataset):
-    """Items in random order, again and again; of W workers each maps every W-th run of `chunk` items."""
+    """Items in random order, again and again; of W workers each maps every W-th run of `chunk` items.
+
+    In place of an item that maps to None stands another, drawn from those that have not done so.
+    """
 
     def __init__(self, dataset: list[Record], mapper: Mapper, chunk: int) -> None:
         self._dataset = dataset
@@ -72,6 +76,15 @@ class _EndlessDataset(IterableDataset):
         self._chunk = chunk
         # Drawn here, so that all workers have the same.
         self._seed = int(np.random.randint(2**31))
+        self._fallback = random.Random(42)
+        self._candidates = set(range(len(dataset)))
+
+    def _map(self, idx: int) -> Record:
+        while (item := self._mapper(self._dataset[idx])) is None:
+            self._candidates.discard(idx)
+            idx = self._fallback.sample(list(self._candidates), k=1)[0]
+        self._candidates.add(idx)
+        return item
 
     def __iter__(self) -> Iterator[Record]:
         worker = get_worker_info()
@@ -81,7 +94,7 @@ class _EndlessDataset(IterableDataset):
         epochs = (torch.randperm(number, generator=generator).tolist() for _ in itertools.count())
         for position, idx in enumerate(itertools.chain.from_iterable(epochs)):
             if position // self._chunk % count == own:
-                yield self._mapper(self._dataset[idx])
+                yield self._map(idx)
 
 
 def _group_by_aspect_ratio(items: DataLoader, batch_size: int) -> Iterator[list[Record]]:
