@@ -126,10 +126,16 @@ def train(cfg: DictConfig, resume: bool) -> None:
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    logging.getLogger("detectron2.engine.train_loop").addFilter(is_bug)
     with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
         trainer.train(start, cfg.train.max_iter)
     loader.log_count("others were trained on instead")
     logger.info("Checkpoints, metrics.json and log.txt: %s", cfg.train.output_dir)
+
+
+def is_bug(record: logging.LogRecord) -> bool:
+    """False where the training loop logs the traceback of what a user can mend; error.txt has it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))
 
 
 def count_iterations(cfg: DictConfig, epoch: int) -> None:

@@ -22,6 +22,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lors.data.check import KINDS, Problem, check, check_image, read_json
+from lors.errors import one_line_errors
 
 # Lines of one kind in the readable form.
 LINES = 20
@@ -60,6 +61,7 @@ def as_text(json_file: str, problems: Sequence[Problem]) -> str:
     return "\n".join([*lines, "", tabulate(rows, ("kind", "number", "done", "what")), ""])
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,10 +71,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="all of it as JSON")
     parser.add_argument("--queries", type=int, metavar="N", help="name images with more boxes than N queries")
     args = parser.parse_args()
-    try:
-        found = find_problems(args.json_file, args.image_root, args.queries)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    found = find_problems(args.json_file, args.image_root, args.queries)
     problems = found["problems"]
     if args.json:
         counts = Counter(problem.kind for problem in problems)
@@ -85,7 +84,7 @@ def main() -> None:
     sys.stdout.write(text)
     errors = sum(not problem.fixed for problem in problems)
     if errors:
-        sys.exit(f"error: {args.json_file}: {errors} errors, which training and evaluation cannot work with")
+        raise ValueError(f"{args.json_file}: {errors} errors, which training and evaluation cannot work with")
 
 
 if __name__ == "__main__":
