@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import logging
 import operator
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -16,9 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..utils.env import seed_all_rng
-from . import detection_utils as utils
 from .datasets import DatasetCatalog, Metadata, MetadataCatalog
-from .transforms import AugInput, Augmentation, AugmentationList
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -35,33 +32,6 @@ def get_detection_dataset_dicts(names: str, filter_empty: bool = True) -> list[R
         logger.info(f"Left out {total - len(dicts)} images without objects, kept {len(dicts)}")
     assert dicts, f"no image of {names} has annotations"
     return dicts
-
-
-class DatasetMapper:
-    """Reads the image, augments it and makes tensors.
-
-    Adds `image`, (C, H, W) uint8, and in training `instances` in place of `annotations`.
-    """
-
-    def __init__(self, is_train: bool, *, augmentations: Sequence[Augmentation], image_format: str) -> None:
-        self.is_train = is_train
-        self.augmentations = AugmentationList(augmentations)
-        self.image_format = image_format
-        logger.info(f"Augmentations: {augmentations}")
-
-    def __call__(self, dataset_dict: Record) -> Record:
-        dataset_dict = copy.deepcopy(dataset_dict)
-        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
-        utils.check_image_size(dataset_dict, image)
-        aug_input = AugInput(image)
-        transforms = self.augmentations(aug_input)
-        image = aug_input.image
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        annotations = dataset_dict.pop("annotations")
-        if self.is_train:
-            annotations = [a for a in annotations if a.get("iscrowd", 0) == 0]
-            dataset_dict["instances"] = utils.make_instances(annotations, transforms, image.shape[:2])
-        return dataset_dict
 
 
 class _EndlessDataset(IterableDataset):
