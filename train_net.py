@@ -38,7 +38,7 @@ from torch.multiprocessing import ProcessExitedException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lors.checkpoints import Checkpointer
-from lors.data import num_classes
+from lors.data import Readable, check_records, num_classes
 from lors.errors import EXPECTED, one_line_errors
 from lors.hooks import ClipGradients, ProgressLine
 from lors.overrides import apply_overrides
@@ -65,10 +65,22 @@ def parallel(cfg: DictConfig, model: nn.Module) -> nn.Module:
     return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **cfg.train.ddp)
 
 
-def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+def load_dataset(cfg: DictConfig, split: str, model: nn.Module) -> list[dict[str, Any]]:
+    node = cfg.dataloader[split]
+    records = instantiate(node.dataset)
+    check_records(
+        records,
+        instantiate(node.dataset.names),
+        num_queries=len(model.queries.content),
+        on_bad_image=node.mapper.get("on_bad_image", "raise"),
     )
+    return records
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    loader = Readable(instantiate(cfg.dataloader.test))
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    loader.log_count("their objects count as missed")
     if comm.is_main_process():
         print_csv_format(results)
         picture = os.path.join(cfg.train.output_dir, "detections.png")
@@ -84,8 +96,9 @@ def train(cfg: DictConfig, resume: bool) -> None:
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    dataset = instantiate(cfg.dataloader.train.dataset)
-    loader = instantiate({**cfg.dataloader.train, "dataset": dataset})
+    dataset = load_dataset(cfg, "train", model)
+    load_dataset(cfg, "test", model)  # what is wrong with it is said now, not when training is over
+    loader = Readable(instantiate({**cfg.dataloader.train, "dataset": dataset}))
     count_iterations(cfg, math.ceil(len(dataset) / cfg.dataloader.train.total_batch_size))
     model = parallel(cfg, model)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
@@ -113,9 +126,16 @@ def train(cfg: DictConfig, resume: bool) -> None:
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    logging.getLogger("detectron2.engine.train_loop").addFilter(is_bug)
     with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
         trainer.train(start, cfg.train.max_iter)
+    loader.log_count("others were trained on instead")
     logger.info("Checkpoints, metrics.json and log.txt: %s", cfg.train.output_dir)
+
+
+def is_bug(record: logging.LogRecord) -> bool:
+    """False where the training loop logs the traceback of what a user can mend; error.txt has it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))
 
 
 def count_iterations(cfg: DictConfig, epoch: int) -> None:
@@ -151,7 +171,9 @@ def run(args: argparse.Namespace) -> None:
         setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
         logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
         if args.eval_only:
-            model = parallel(cfg, build_model(cfg))
+            model = build_model(cfg)
+            load_dataset(cfg, "test", model)
+            model = parallel(cfg, model)
             checkpointer = Checkpointer(model, cfg.train.output_dir)
             if not (cfg.train.init_checkpoint or (args.resume and checkpointer.has_checkpoint())):
                 raise ValueError("--eval-only needs train.init_checkpoint=FILE, or --resume for the last one")

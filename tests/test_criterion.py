@@ -126,8 +126,9 @@ def test_a_perfect_box_costs_nothing():
     assert all(loss.item() < 1e-5 for loss in losses.values())
 
 
-@pytest.mark.parametrize("numbers", [(2, 0), (0, 0)])
-def test_images_without_boxes_train_every_parameter(numbers, tiny_model, random_image):
+# 9 are more than the model has queries.
+@pytest.mark.parametrize("numbers", [(2, 0), (0, 0), (9, 0), (9, 9)])
+def test_any_number_of_boxes_trains_every_parameter(numbers, tiny_model, random_image):
     model = tiny_model().train()
     losses = model([random_image(n) for n in numbers])
     assert all(loss.isfinite() for loss in losses.values())

@@ -169,3 +169,13 @@ def test_a_few_steps_learn_one_image(tiny_model, random_image):
         optimizer.step()
         totals.append(loss.item())
     assert totals[-1] < 0.5 * totals[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4000, 32), (32, 4000)])
+def test_images_of_odd_sizes(size, tiny_model, random_image):
+    model = tiny_model()
+    losses = model.train()([random_image(2, *size)])
+    assert all(loss.isfinite() for loss in losses.values())
+    with torch.no_grad():
+        found = model.eval()([random_image(2, *size)])[0]["instances"]
+    assert found.image_size == size and found.pred_boxes.tensor.isfinite().all()

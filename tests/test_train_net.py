@@ -1,7 +1,9 @@
 """The command line as a user types it: train, evaluate, resume, and what it says when something is wrong."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +177,56 @@ def test_a_checkpoint_that_does_not_fit(trained, data, tmp_path):
         "model.decoder.num_classes=12",
     )
     assert_one_line(result, "decoder.stages.0.classify.3.weight", "(10, 64)", "(12, 64)")
+
+
+@pytest.fixture
+def spoiled(data, tmp_path):
+    """The data with a broken image in each part, a box without area and an image without boxes."""
+    root = tmp_path / "spoiled"
+    shutil.copytree(data, root)
+    content = json.loads((root / "train.json").read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 5]
+    content["annotations"][0]["bbox"][2] = 0
+    (root / "train.json").write_text(json.dumps(content))
+    for path in (root / "train" / "000003.png", root / "test" / "000002.png"):
+        path.write_bytes(path.read_bytes()[:2000])
+    return root
+
+
+def test_bad_images_are_skipped_and_counted(spoiled, tmp_path):
+    result = command(
+        *arguments(spoiled, tmp_path / "output"),
+        "dataloader.train.mapper.on_bad_image=skip",
+        "dataloader.train.num_workers=2",
+        "dataloader.test.num_workers=2",
+        "train.max_iter=12",
+    )
+    assert result.returncode == 0, result.stderr
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "output").values())
+    said = (tmp_path / "output" / "log.txt").read_text()
+    for text in ("train.json: 1 no_area (dropped), 1 no_boxes (noted)", "AP50", "detections.png"):
+        assert text in said
+    for split, name, meaning in (("train", "3", "trained on instead"), ("test", "2", "count as missed")):
+        path = f"{spoiled}/{split}/00000{name}.png"
+        assert said.count(f"Skipped {path}: ") == 1
+        (line,) = [line for line in said.splitlines() if "Skipped images: 1, " in line and meaning in line]
+        assert path in line
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_refused_by_name(spoiled, tmp_path, workers):
+    args = [*arguments(spoiled, tmp_path / "output"), f"dataloader.train.num_workers={workers}"]
+    assert_one_line(command(*args), f"error: {spoiled}/train/000003.png: ", "truncated")
+    if workers == 0:
+        (spoiled / "test" / "000002.png").unlink()
+        assert_one_line(command(*args), "1 of 8 image files are missing", f"{spoiled}/test/000002.png")
+
+
+def test_annotations_that_cannot_be_used(spoiled, tmp_path):
+    text = (spoiled / "test.json").read_text()
+    (spoiled / "test.json").write_text(text.replace('"bbox": [', '"bbox": [NaN, ', 1))
+    result = command(*arguments(spoiled, tmp_path / "output"))
+    assert_one_line(result, f"{spoiled}/test.json cannot be used: 1 not_a_box (annotation 1: ")
 
 
 def test_coco_that_is_not_there(tmp_path):

@@ -1,8 +1,13 @@
+import copy
 import json
+import logging
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
 
 from lors.data import num_classes, register_coco
 
@@ -115,6 +120,101 @@ def test_files_that_are_not_coco(tmp_path, content, problem):
         register_coco(json_file, images)
     assert json_file in str(error.value) and problem in str(error.value)
     assert "\n" not in str(error.value)
+
+
+BOX = CONTENT["annotations"][0]
+
+
+def changed(**fields):
+    """The dataset with a second annotation: the first with other fields."""
+    content = copy.deepcopy(CONTENT)
+    content["annotations"].append({**BOX, "id": 2, **fields})
+    return content
+
+
+def test_all_errors_are_in_one_line(tmp_path):
+    content = changed(bbox=[1, float("nan"), 3, 4])
+    content["annotations"] += [{**BOX, "id": i, "category_id": 4} for i in (3, 4, 5)]
+    json_file, images = write(tmp_path, content)
+    with pytest.raises(ValueError) as error:
+        register_coco(json_file, images)
+    message = str(error.value)
+    assert message.startswith(f"{json_file} cannot be used: ") and "\n" not in message
+    assert "1 not_finite (annotation 2: bbox is [1, nan, 3, 4])" in message
+    assert "3 unknown_category (annotation 3: no category has id 4)" in message
+    assert "tools/check_dataset.py" in message
+
+
+def test_what_is_mended_is_logged_and_used(tmp_path, caplog):
+    json_file, images = write(tmp_path, changed(bbox=[1, 2, 0, 4]))
+    before = open(json_file).read()
+    name = register_coco(json_file, images)
+    (warning,) = [r.message for r in caplog.records if r.levelno == logging.WARNING and "lors" in r.name]
+    assert warning == f"{json_file}: 1 no_area (dropped)"
+    (record,) = DatasetCatalog.get(name)
+    assert [a["bbox"] for a in record["annotations"]] == [[1, 2, 3, 4]]
+    assert open(json_file).read() == before
+    assert register_coco(json_file, images) == name
+
+
+def test_what_is_only_noted_leaves_the_file_in_use(tmp_path, caplog):
+    content = {**CONTENT, "images": [*CONTENT["images"], {**CONTENT["images"][0], "id": 6}]}
+    json_file, images = write(tmp_path, content)
+    name = register_coco(json_file, images)
+    assert "1 no_boxes (noted)" in caplog.text
+    assert MetadataCatalog.get(name).json_file == json_file
+    assert [r["image_id"] for r in get_detection_dataset_dicts(name, filter_empty=True)] == [5]
+
+
+def evaluate(name, folder):
+    """AP where each box of the registered dataset is found."""
+    evaluator = COCOEvaluator(name, output_dir=str(folder))
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        found = Instances((record["height"], record["width"]))
+        boxes = torch.tensor([a["bbox"] for a in record["annotations"]], dtype=torch.float32).view(-1, 4)
+        found.pred_boxes = Boxes(torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1))
+        found.scores = torch.ones(len(boxes))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]]).long()
+        evaluator.process([record], [{"instances": found}])
+    return evaluator.evaluate()["bbox"]["AP"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"id": 0},
+        {"id": 1},
+        {"area": None},
+        {"iscrowd": None},
+        {"bbox": [1, 2, 3, 0]},
+        {"bbox": [20, 2, 50, 4]},
+        {"segmentation": [[]]},
+        {"ignore": 1},
+        {"image_id": 6},
+    ],
+    ids=str,
+)
+def test_what_is_mended_can_be_found(tmp_path, fields):
+    name = register_coco(*write(tmp_path, changed(**{"bbox": [9, 8, 7, 6], **fields})))
+    assert evaluate(name, tmp_path / "output") == pytest.approx(100)
+
+
+def test_image_ids_that_are_texts(tmp_path):
+    content = {**CONTENT, "images": [{**CONTENT["images"][0], "id": "five"}]}
+    content["annotations"] = [{**BOX, "image_id": "five"}]
+    name = register_coco(*write(tmp_path, content))
+    assert evaluate(name, tmp_path / "output") == pytest.approx(100)
+
+
+def test_a_test_set_without_annotations(tmp_path):
+    content = {key: CONTENT[key] for key in ("images", "categories")}
+    name = register_coco(*write(tmp_path, content))
+    (record,) = get_detection_dataset_dicts(name, filter_empty=False)
+    assert record["annotations"] == []
+    with pytest.raises(AssertionError):
+        get_detection_dataset_dicts(name)
 
 
 def test_num_classes_of_builtin_and_plainly_registered_datasets(tmp_path):

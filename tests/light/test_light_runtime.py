@@ -19,13 +19,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase, SimpleTrainer, hooks, launch
@@ -40,6 +38,8 @@ from detectron2.utils.env import seed_all_rng
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 from PIL import Image
 from torch import nn
+
+from lors.data import Mapper
 
 IS_LIGHT = detectron2.__version__ == "0.6+light"
 
@@ -105,7 +105,7 @@ def test_instantiate() -> None:
 def test_augmentations_from_a_config() -> None:
     resize = LazyCall(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)
     augmentations = [resize, LazyCall(T.RandomFlip)()]
-    cfg = LazyCall(DatasetMapper)(is_train=True, augmentations=augmentations, image_format="RGB")
+    cfg = LazyCall(Mapper)(is_train=True, augmentations=augmentations, image_format="RGB")
     augs = instantiate(cfg).augmentations.augs
     assert [type(aug) for aug in augs] == [T.ResizeShortestEdge, T.RandomFlip]
 
@@ -269,37 +269,10 @@ def test_coco_json(dataset: str) -> None:
     assert len(MetadataCatalog.get("coco_2017_val").thing_classes) == 80
 
 
-def test_read_image(tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 2), (200, 100, 0))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.png", exif=exif)
-    path = str(tmp_path / "turned.png")
-    assert utils.read_image(path, "RGB").shape == (4, 2, 3)
-    with pytest.raises(ValueError):
-        utils.check_image_size({"file_name": path, "width": 3, "height": 4}, np.zeros((3, 4, 3)))
-
-
-def test_mapper(dataset: str) -> None:
-    augmentations = [T.RandomFlip(prob=1.0), T.ResizeShortestEdge([60], 1000, "choice")]
-    item = DatasetCatalog.get(dataset)[3]
-    mapped = DatasetMapper(True, augmentations=augmentations, image_format="RGB")(item)
-    assert mapped["image"].shape == (3, 60, 90)
-    assert mapped["image"].dtype == torch.uint8
-    assert (mapped["height"], mapped["width"]) == (30, 45)
-    instances = mapped["instances"]
-    x, y, w, h = item["annotations"][0]["bbox"]
-    expected = torch.tensor([90 - 2 * (x + w), 2 * y, 90 - 2 * x, 2 * (y + h)])
-    torch.testing.assert_close(instances.gt_boxes.tensor[0], expected)
-    assert instances.gt_classes.tolist() == [0, 1, 2]
-    tested = DatasetMapper(False, augmentations=augmentations, image_format="RGB")(item)
-    assert set(tested) == {"file_name", "height", "width", "image_id", "image"}
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_train_loader_stream(dataset: str, workers: int) -> None:
     seed_all_rng(5)
-    mapper = DatasetMapper(
+    mapper = Mapper(
         True,
         augmentations=[T.RandomFlip(), T.ResizeShortestEdge(range(20, 41), 60, "choice")],
         image_format="RGB",
@@ -346,7 +319,7 @@ class FromTruth(nn.Module):
 
 
 def evaluate(dataset: str, shift: float, output_dir: Path) -> dict:
-    mapper = DatasetMapper(False, augmentations=[], image_format="RGB")
+    mapper = Mapper(False, augmentations=[], image_format="RGB")
     loader = build_detection_test_loader(DatasetCatalog.get(dataset), mapper=mapper, batch_size=2)
     evaluator = COCOEvaluator(dataset, output_dir=str(output_dir))
     return inference_on_dataset(FromTruth(dataset, shift), loader, evaluator)

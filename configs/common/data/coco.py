@@ -1,6 +1,5 @@
 from detectron2.config import LazyCall as L
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -8,7 +7,7 @@ from detectron2.data import (
 from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
 
-from lors.data import RandomChoice
+from lors.data import Mapper, RandomChoice
 
 _short_edges = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -37,23 +36,27 @@ crop_or_resize = [
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
-        mapper=L(DatasetMapper)(
+        mapper=L(Mapper)(
             is_train=True,
             augmentations=[
                 L(T.RandomFlip)(),
                 _resize([800]),
             ],
             image_format="RGB",
+            on_bad_image="raise",  # or "skip"; both name the file
+            max_pixels=80_000_000,
         ),
         total_batch_size=16,
         num_workers=4,
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
-        mapper=L(DatasetMapper)(
+        mapper=L(Mapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
             image_format="${...train.mapper.image_format}",
+            on_bad_image="${...train.mapper.on_bad_image}",
+            max_pixels="${...train.mapper.max_pixels}",
         ),
         num_workers=4,
     ),

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import logging
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+import random
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..utils.env import seed_all_rng
-from . import detection_utils as utils
 from .datasets import DatasetCatalog, Metadata, MetadataCatalog
-from .transforms import AugInput, Augmentation, AugmentationList
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
-Mapper = Callable[[Record], Record]
+Mapper = Callable[[Record], Optional[Record]]
 
 
 def get_detection_dataset_dicts(names: str, filter_empty: bool = True) -> list[Record]:
@@ -36,35 +34,11 @@ def get_detection_dataset_dicts(names: str, filter_empty: bool = True) -> list[R
     return dicts
 
 
-class DatasetMapper:
-    """Reads the image, augments it and makes tensors.
-
-    Adds `image`, (C, H, W) uint8, and in training `instances` in place of `annotations`.
-    """
-
-    def __init__(self, is_train: bool, *, augmentations: Sequence[Augmentation], image_format: str) -> None:
-        self.is_train = is_train
-        self.augmentations = AugmentationList(augmentations)
-        self.image_format = image_format
-        logger.info(f"Augmentations: {augmentations}")
-
-    def __call__(self, dataset_dict: Record) -> Record:
-        dataset_dict = copy.deepcopy(dataset_dict)
-        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
-        utils.check_image_size(dataset_dict, image)
-        aug_input = AugInput(image)
-        transforms = self.augmentations(aug_input)
-        image = aug_input.image
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        annotations = dataset_dict.pop("annotations")
-        if self.is_train:
-            annotations = [a for a in annotations if a.get("iscrowd", 0) == 0]
-            dataset_dict["instances"] = utils.make_instances(annotations, transforms, image.shape[:2])
-        return dataset_dict
-
-
 class _EndlessDataset(IterableDataset):
-    """Items in random order, again and again; of W workers each maps every W-th run of `chunk` items."""
+    """Items in random order, again and again; of W workers each maps every W-th run of `chunk` items.
+
+    In place of an item that maps to None stands another, drawn from those that have not done so.
+    """
 
     def __init__(self, dataset: list[Record], mapper: Mapper, chunk: int) -> None:
         self._dataset = dataset
@@ -72,6 +46,15 @@ class _EndlessDataset(IterableDataset):
         self._chunk = chunk
         # Drawn here, so that all workers have the same.
         self._seed = int(np.random.randint(2**31))
+        self._fallback = random.Random(42)
+        self._candidates = set(range(len(dataset)))
+
+    def _map(self, idx: int) -> Record:
+        while (item := self._mapper(self._dataset[idx])) is None:
+            self._candidates.discard(idx)
+            idx = self._fallback.sample(list(self._candidates), k=1)[0]
+        self._candidates.add(idx)
+        return item
 
     def __iter__(self) -> Iterator[Record]:
         worker = get_worker_info()
@@ -81,7 +64,7 @@ class _EndlessDataset(IterableDataset):
         epochs = (torch.randperm(number, generator=generator).tolist() for _ in itertools.count())
         for position, idx in enumerate(itertools.chain.from_iterable(epochs)):
             if position // self._chunk % count == own:
-                yield self._mapper(self._dataset[idx])
+                yield self._map(idx)
 
 
 def _group_by_aspect_ratio(items: DataLoader, batch_size: int) -> Iterator[list[Record]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import itertools
 import json
 import os
 import tempfile
@@ -11,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from lors.data.images import is_readable, read_image
 
 PANEL = 320
 # Room around the image, so that labels of boxes at its edge still fit.
@@ -40,7 +42,9 @@ class LabelledBox(NamedTuple):
 
 
 def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLike, images: int = 8) -> None:
-    """Draw what an evaluation left behind, for the first images of a dataset that have annotations.
+    """Draw what an evaluation left behind, for the first images of a dataset that can be read.
+
+    Those with annotations come first.
 
     Args:
         dataset: its name in Detectron2's catalogs.
@@ -48,7 +52,10 @@ def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLi
         path: the PNG file to write.
     """
     metadata = MetadataCatalog.get(dataset)
-    chosen = [image for image in DatasetCatalog.get(dataset) if image["annotations"]][:images]
+    # The sort keeps the order among those with annotations and among those without.
+    records = sorted(DatasetCatalog.get(dataset), key=lambda image: not image["annotations"])
+    readable = (image for image in records if is_readable(image["file_name"]))
+    chosen = list(itertools.islice(readable, images))
     found: dict[int, list[dict]] = {image["image_id"]: [] for image in chosen}
     for result in json.loads(Path(results).read_text()):
         if result["image_id"] in found:
@@ -96,7 +103,7 @@ def draw_comparison(
     names = metadata.thing_classes
     cells = []
     for image_dict, instances in zip(dataset_dicts, predictions):
-        image = Image.fromarray(read_image(image_dict["file_name"], "RGB"))
+        image = Image.fromarray(read_image(image_dict["file_name"]))
         truth = _truth(image_dict, names)
         detected = _detections(instances, names, score_threshold)
         cells.append(_draw_cell(image, truth, detected))

@@ -1,7 +1,18 @@
-"""Data that Detectron2 lacks: any COCO-format dataset by its paths, the digits, an augmentation."""
+"""Data that Detectron2 lacks: any COCO-format dataset by its paths, checked; the digits; a careful mapper."""
 
 from lors.data.augmentation import RandomChoice
+from lors.data.check import check_records
 from lors.data.coco import num_classes, register_coco
 from lors.data.digits import make_digits, register_digits
+from lors.data.mapper import Mapper, Readable
 
-__all__ = ["RandomChoice", "make_digits", "num_classes", "register_coco", "register_digits"]
+__all__ = [
+    "Mapper",
+    "RandomChoice",
+    "Readable",
+    "check_records",
+    "make_digits",
+    "num_classes",
+    "register_coco",
+    "register_digits",
+]

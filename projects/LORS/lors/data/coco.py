@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import os
+import tempfile
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from lors.data.check import Problem, check, mends, read_json, summarise
+
 __all__ = ["num_classes", "register_coco"]
+
+logger = logging.getLogger(__name__)
 
 
 def register_coco(json_file: str, image_root: str, name: str | None = None) -> str:
@@ -23,6 +32,12 @@ def register_coco(json_file: str, image_root: str, name: str | None = None) -> s
         name: the name to register; by default one made from the two paths.
 
     Calling this again with the same arguments returns the same name and does nothing else.
+
+    The annotations are checked. What `check.KINDS` says can be mended is mended, in a copy of the file that
+    training and evaluation then use, and logged.
+
+    Raises:
+        ValueError: what is wrong and cannot be mended.
     """
     _check_exists("json_file", json_file, os.path.isfile)
     _check_exists("image_root", image_root, os.path.isdir)
@@ -31,21 +46,27 @@ def register_coco(json_file: str, image_root: str, name: str | None = None) -> s
 
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name)
-        if (known.get("json_file"), known.get("image_root")) == (json_file, image_root):
+        if (known.get("source_json"), known.get("image_root")) == (json_file, image_root):
             return name
         raise ValueError(
             f"dataset {name!r} is already registered with {known.get('json_file')}, not {json_file}"
         )
 
-    categories = sorted(_read_categories(json_file), key=lambda category: category["id"])
+    dataset = read_json(json_file)
+    problems = check(dataset)
+    _raise_errors(json_file, [problem for problem in problems if not problem.fixed])
+    if problems:
+        logger.warning("%s: %s", json_file, summarise(problems))
+    categories = sorted(dataset["categories"], key=lambda category: category["id"])
     register_coco_instances(
         name,
         {
             # load_coco_json sets these two again, and insists on finding the same values.
             "thing_classes": [category["name"] for category in categories],
             "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(categories)},
+            "source_json": json_file,
         },
-        json_file,
+        _write_copy(dataset, name) if mends(problems) else json_file,
         image_root,
     )
     return name
@@ -76,12 +97,23 @@ def _name_from_paths(json_file: str, image_root: str) -> str:
     return f"{Path(json_file).parent.name}_{Path(json_file).stem}_{code:08x}"
 
 
-def _read_categories(json_file: str) -> list[dict]:
-    try:
-        content = json.loads(Path(json_file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{json_file} is not a JSON file: {error}") from error
-    for key in ("images", "categories"):
-        if not isinstance(content, dict) or not content.get(key):
-            raise ValueError(f'{json_file} is not a COCO-format file: it has no "{key}"')
-    return content["categories"]
+def _raise_errors(json_file: str, errors: Sequence[Problem]) -> None:
+    """One line with the number of each kind and the first of it."""
+    if errors:
+        counts = Counter(error.kind for error in errors)
+        first = {error.kind: error for error in reversed(errors)}
+        kinds = [f"{n} {kind} ({first[kind].id}: {first[kind].reason})" for kind, n in counts.items()]
+        more = "; tools/check_dataset.py lists them all" if len(errors) > len(kinds) else ""
+        raise ValueError(f"{json_file} cannot be used: {', '.join(kinds)}{more}")
+
+
+@functools.cache
+def _folder_of_copies() -> tempfile.TemporaryDirectory:
+    """Removed when the program ends."""
+    return tempfile.TemporaryDirectory(prefix="lors-datasets-")
+
+
+def _write_copy(dataset: dict, name: str) -> str:
+    path = Path(_folder_of_copies().name) / f"{zlib.crc32(name.encode()):08x}.json"
+    path.write_text(json.dumps(dataset), encoding="utf-8")
+    return str(path)
