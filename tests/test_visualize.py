@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from lors.data import register_coco
-from lors.visualize import BACKGROUND, CAPTION, GAP, MARGIN, PANEL, draw_results
+from lors.visualize import ALONE, BACKGROUND, CAPTION, GAP, MARGIN, PANEL, draw_detections, draw_results
 
 # width, height
 SIZES = [(160, 80), (40, 80)]
@@ -97,3 +99,50 @@ def test_unsure_detections_are_left_out_and_classes_differ(dataset, tmp_path):
     assert (draw(dataset, tmp_path, [detection(11, score=0.3)]) == empty).all()
     pen, cup = (draw(dataset, tmp_path, [detection(11, category=c)]) for c in (3, 7))
     assert (pen != cup).any()
+
+
+def draw_alone(size: tuple[int, int], boxes: list[list[float]], labels: list[int]) -> np.ndarray:
+    instances = Instances(
+        size[::-1],
+        pred_boxes=Boxes(torch.tensor(boxes).view(-1, 4)),
+        scores=torch.linspace(0.9, 0.5, len(boxes)),
+        pred_classes=torch.tensor(labels).long(),
+    )
+    return np.asarray(draw_detections(Image.new("L", size, 90), instances, ["pen", "cup"]))
+
+
+@pytest.mark.parametrize("size, scale", [((160, 80), ALONE / 160), ((900, 700), 1), ((1, 1), ALONE)])
+def test_a_small_image_alone_is_enlarged_and_a_large_one_is_not(size, scale):
+    picture = draw_alone(size, [], [])
+    assert picture.shape == (size[1] * scale, size[0] * scale, 3)
+    assert (picture == 90).all()
+
+
+def test_detections_alone_are_where_their_boxes_are():
+    for size, scale in (((160, 80), 4), ((4000, 3000), 1)):
+        x0, y0, x1, y1 = box = [size[0] / 4, size[1] / 2, size[0] / 2, size[1] * 0.75]
+        drawn = (draw_alone(size, [box], [0]) != 90).any(axis=2)
+        ys, xs = np.nonzero(drawn)
+        outline = max(4, size[0] / 1000 * 4)
+        assert xs.min() == pytest.approx(x0 * scale, abs=outline)
+        assert xs.max() == pytest.approx(x1 * scale, abs=outline)
+        inside = drawn[round(y0 * scale) : round(y1 * scale), round(x0 * scale) : round(x1 * scale)]
+        assert not inside.any()
+        # Lines grow with the picture.
+        row = drawn[round((y0 + y1) / 2 * scale)]
+        assert row.sum() == 2 * round(2 * max(1, size[0] / 1000))
+
+
+def test_the_first_detection_is_on_top():
+    box = [20.0, 20.0, 60.0, 60.0]
+    first, second = draw_alone((160, 80), [box], [0]), draw_alone((160, 80), [box], [1])
+    both = draw_alone((160, 80), [box, box], [0, 1])
+    edge = (160, 20 * 4 - 2)
+    assert (both[edge] == first[edge]).all() and (both[edge] != second[edge]).any()
+
+
+def test_outlines_stay_in_the_picture():
+    for box in ([0.0, 0.0, 160.0, 80.0], [-99.0, -99.0, 200.0, 300.0]):
+        drawn = (draw_alone((160, 80), [box], [1]) != 90).any(axis=2)
+        assert drawn[0].all() and drawn[-1].all() and drawn[:, 0].all() and drawn[:, -1].all()
+    draw_alone((160, 80), [[200.0, 10.0, 300.0, 20.0]], [1])

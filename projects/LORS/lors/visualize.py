@@ -1,12 +1,12 @@
-"""A picture that lays ground truth and detections side by side."""
+"""Pictures of detections: alone, or beside the ground truth."""
 
 from __future__ import annotations
 
 import colorsys
+import functools
 import itertools
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from lors.data.images import is_readable, read_image
+from lors.files import replacing
 
-PANEL = 320
+# The longer side of an image beside another, and at least of one alone.
+PANEL, ALONE = 320, 640
 # Room around the image, so that labels of boxes at its edge still fit.
 MARGIN = 18
 CAPTION = 26
@@ -26,8 +28,8 @@ BACKGROUND = (24, 24, 24)
 COLOURS = (
     "#e6194b #3cb44b #ffe119 #4363f8 #f58231 #b040e0 #42d4f4 #f032e6 #bfef45 #fabed4 #2f9e94 #c08040"
 ).split()
-LABEL_FONT = ImageFont.load_default(size=13)
-CAPTION_FONT = ImageFont.load_default(size=16)
+# Lines and labels are meant for pictures up to this size and grow with larger ones.
+GROW_FROM = 1000
 
 # Left, top, right, bottom, in pixels.
 Box = tuple[float, float, float, float]
@@ -76,6 +78,27 @@ def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLi
     draw_comparison(chosen, predictions, metadata, path)
 
 
+def draw_detections(image: Image.Image, instances: Instances, names: list[str]) -> Image.Image:
+    """Return the image with a box, a class name and a score for each detection, the first ones on top.
+
+    A small image is enlarged, so that labels can be read.
+
+    Args:
+        instances: with ``pred_boxes`` (in pixels of the image), ``scores`` and ``pred_classes``.
+        names: of the classes.
+    """
+    scale = max(1, ALONE / max(image.size))
+    picture = _scaled(image.convert("RGB"), scale)
+    _draw_boxes(picture, _detections(instances, names), scale)
+    return picture
+
+
+def save(picture: Image.Image, path: str | os.PathLike) -> None:
+    """Write a picture in the format that the path ends in, replaced at once if it exists."""
+    with replacing(path) as unfinished:
+        picture.save(unfinished, quality=95)
+
+
 def draw_comparison(
     dataset_dicts: list[dict],
     predictions: list[Instances],
@@ -105,9 +128,9 @@ def draw_comparison(
     for image_dict, instances in zip(dataset_dicts, predictions):
         image = Image.fromarray(read_image(image_dict["file_name"]))
         truth = _truth(image_dict, names)
-        detected = _detections(instances, names, score_threshold)
+        detected = _detections(instances[instances.scores >= score_threshold], names)
         cells.append(_draw_cell(image, truth, detected))
-    _save(_tile(cells, columns), Path(path))
+    save(_tile(cells, columns), path)
 
 
 def _truth(image_dict: dict, names: list[str]) -> list[LabelledBox]:
@@ -119,9 +142,7 @@ def _truth(image_dict: dict, names: list[str]) -> list[LabelledBox]:
     return boxes
 
 
-def _detections(instances: Instances, names: list[str], threshold: float) -> list[LabelledBox]:
-    instances = instances.to("cpu")
-    instances = instances[instances.scores >= threshold]
+def _detections(instances: Instances, names: list[str]) -> list[LabelledBox]:
     return [
         LabelledBox(tuple(box), f"{names[label]} {score:.2f}", label)
         for box, score, label in zip(
@@ -143,36 +164,55 @@ def _draw_cell(image: Image.Image, truth: list[LabelledBox], detected: list[Labe
 
 def _draw_panel(image: Image.Image, boxes: list[LabelledBox], caption: str) -> Image.Image:
     scale = PANEL / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    size = (width + 2 * MARGIN, height + 2 * MARGIN + CAPTION)
-    panel = Image.new("RGB", size, BACKGROUND)
-    panel.paste(image.resize((width, height), Image.Resampling.BICUBIC), (MARGIN, MARGIN + CAPTION))
-    draw = ImageDraw.Draw(panel)
-    draw.text((MARGIN, 6), caption, fill="white", font=CAPTION_FONT)
-
-    on_panel = [_to_panel(labelled.box, scale) for labelled in boxes]
-    for box, labelled in zip(on_panel, boxes):
-        draw.rectangle(box, outline=_colour(labelled.label), width=2)
-    area = (0, CAPTION, *size)
-    taken: list[Box] = []
-    for box, labelled in zip(on_panel, boxes):
-        place = _place_label(box, labelled.text, taken + on_panel, area)
-        taken.append(place)
-        _draw_label(draw, place, labelled)
+    image = _scaled(image, scale)
+    panel = Image.new("RGB", (image.width + 2 * MARGIN, image.height + 2 * MARGIN + CAPTION), BACKGROUND)
+    panel.paste(image, (MARGIN, MARGIN + CAPTION))
+    ImageDraw.Draw(panel).text((MARGIN, 6), caption, fill="white", font=_font(16))
+    _draw_boxes(panel, boxes, scale, origin=(MARGIN, MARGIN + CAPTION), top=CAPTION)
     return panel
 
 
-def _to_panel(box: Box, scale: float) -> Box:
-    """Scale a box, and grow it so that its outline runs outside what it encloses."""
-    x0, y0, x1, y1 = (scale * side for side in box)
-    y0, y1 = y0 + CAPTION, y1 + CAPTION
-    return x0 + MARGIN - 3, y0 + MARGIN - 3, x1 + MARGIN + 2, y1 + MARGIN + 2
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _place_label(box: Box, text: str, taken: list[Box], area: Box) -> Box:
+def _draw_boxes(
+    picture: Image.Image,
+    boxes: list[LabelledBox],
+    scale: float,
+    origin: tuple[int, int] = (0, 0),
+    top: int = 0,
+) -> None:
+    """Draw boxes of an image that lies in the picture at ``origin``, ``scale`` times as large.
+
+    No label is higher than ``top``.
+    """
+    unit = max(1, max(picture.size) / GROW_FROM)
+    draw = ImageDraw.Draw(picture)
+    on_picture = [_to_picture(labelled.box, scale, origin, unit, picture.size) for labelled in boxes]
+    for box, labelled in zip(reversed(on_picture), reversed(boxes)):
+        draw.rectangle(box, outline=_colour(labelled.label), width=round(2 * unit))
+    font = _font(round(13 * unit))
+    places: list[Box] = []
+    for box, labelled in zip(on_picture, boxes):
+        size = (font.getlength(labelled.text) + 4 * unit, 15 * unit)
+        places.append(_place_label(box, size, places + on_picture, (0, top, *picture.size)))
+    for place, labelled in zip(reversed(places), reversed(boxes)):
+        _draw_label(draw, place, labelled, font)
+
+
+def _to_picture(box: Box, scale: float, origin: tuple[int, int], unit: float, size: tuple[int, int]) -> Box:
+    """Scale and move a box, and grow it so that its outline runs outside what it encloses."""
+    moved = (scale * side + start for side, start in zip(box, (*origin, *origin)))
+    grown = (side + by * unit for side, by in zip(moved, (-3, -3, 2, 2)))
+    return tuple(min(max(side, 0), limit - 1) for side, limit in zip(grown, (*size, *size)))
+
+
+def _place_label(box: Box, size: tuple[float, float], taken: list[Box], area: Box) -> Box:
     """Choose the place beside ``box``, within ``area``, that covers the least of ``taken``."""
     x0, y0, x1, y1 = box
-    width, height = LABEL_FONT.getlength(text) + 4, 15
+    width, height = size
     corners = [(x, y) for y in (y0 - height, y1 + 1) for x in (x0, x1 - width, (x0 + x1 - width) / 2)]
     corners += [(x, y) for x in (x1 + 1, x0 - width) for y in (y0, y1 - height, (y0 + y1 - height) / 2)]
     places = []
@@ -189,13 +229,20 @@ def _shared_area(a: Box, b: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, place: Box, labelled: LabelledBox) -> None:
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, place: Box, labelled: LabelledBox, font: ImageFont.FreeTypeFont
+) -> None:
     colour = _colour(labelled.label)
     red, green, blue = colour
     is_light = 0.3 * red + 0.6 * green + 0.1 * blue > 120
     draw.rectangle(place, fill=colour)
     middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-    draw.text(middle, labelled.text, fill="black" if is_light else "white", font=LABEL_FONT, anchor="mm")
+    draw.text(middle, labelled.text, fill="black" if is_light else "white", font=font, anchor="mm")
 
 
 def _colour(label: int) -> tuple[int, int, int]:
@@ -219,11 +266,3 @@ def _tile(cells: list[Image.Image], columns: int) -> Image.Image:
             sheet.paste(cell, (column * (width + GAP), y))
         y += height
     return sheet
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        unfinished = Path(scratch) / "sheet.png"
-        sheet.save(unfinished)
-        os.replace(unfinished, path)
