@@ -65,6 +65,12 @@ def test_an_unknown_key_names_the_nearest(cfg, wrong, nearest):
     assert cfg.train.max_iter == 100
 
 
+def test_a_value_that_cannot_be_parsed_is_named(cfg):
+    with pytest.raises(ValueError) as raised:
+        apply_overrides(cfg, ["train.max_iter=1", "drops=[1,"])
+    assert "'drops=[1,'" in str(raised.value) and "\n" not in str(raised.value)
+
+
 def test_a_text_without_an_equals_sign_is_refused(cfg):
     with pytest.raises(ValueError, match="override 'train.max_iter': must be key=value"):
         apply_overrides(cfg, ["train.max_iter"])

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import LazyConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
@@ -14,7 +15,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`LazyConfig.apply_overrides` for keys that exist in `cfg` or that the object they belong to accepts.
 
     Raises:
-        ValueError: any other key, naming the nearest known one, or a text without "=".
+        ValueError: any other key, naming the nearest known one, a text without "=", or a value that Hydra's
+            grammar does not have.
     """
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -24,7 +26,12 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             known = list(_keys(cfg))
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
             raise ValueError(f"override {key!r}: no such key in the config; the nearest is {nearest[0]!r}")
-    return LazyConfig.apply_overrides(cfg, list(overrides))
+    for override in overrides:
+        try:
+            cfg = LazyConfig.apply_overrides(cfg, [override])
+        except HydraException as error:
+            raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+    return cfg
 
 
 def _is_known(cfg: DictConfig, key: str) -> bool:
