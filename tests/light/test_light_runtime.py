@@ -267,6 +267,8 @@ def test_coco_json(dataset: str) -> None:
     with pytest.raises(KeyError):
         DatasetCatalog.get("nothing of that name")
     assert len(MetadataCatalog.get("coco_2017_val").thing_classes) == 80
+    ids = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
+    assert (len(ids), ids[1], ids[13], ids[44], ids[90]) == (80, 0, 11, 39, 79)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -25,6 +25,7 @@ _COCO_CLASSES = (
     "mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
     "teddy bear,hair drier,toothbrush"
 ).split(",")
+_COCO_IDS = [i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
 
 
 class _Catalog(UserDict):
@@ -129,7 +130,8 @@ def _register_coco() -> None:
     root = os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), "coco")
     for split in ("train", "val"):
         json_file = f"{root}/annotations/instances_{split}2017.json"
-        metadata = {"thing_classes": _COCO_CLASSES}
+        ids = {category_id: i for i, category_id in enumerate(_COCO_IDS)}
+        metadata = {"thing_classes": _COCO_CLASSES, "thing_dataset_id_to_contiguous_id": ids}
         register_coco_instances(f"coco_2017_{split}", metadata, json_file, f"{root}/{split}2017")
 
 
