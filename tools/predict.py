@@ -1,0 +1,243 @@
+#!/usr/bin/env python
+"""Detects objects in images, with a config and weights that train_net.py made for it.
+
+    python tools/predict.py --config-file configs/digits/lors_digits.py \\
+        --weights output/lors_digits/model_final.pth photo.jpg folder "scans/*.png"
+    python tools/predict.py --config-file ... --weights ... folder --json found.json train.device=cpu
+
+An image is a file, a folder (the images in it, not in folders below) or a glob in quotes. KEY=VALUE overrides
+the config as for train_net.py; a dataset of your own names its classes by dataset.train_json=... and
+dataset.train_images=... as in training. Images are prepared as the config's test loader prepares them.
+
+--output gets a picture for each image, named as the image is below the folder that all of them share.
+--json gets COCO's results format, [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels,
+"score"}], and in each "file_name". An image_id is the image's place, from 0, among all images sorted by path.
+A category_id is that of the config's training dataset or, where it is not at hand, the class index, from 0.
+
+An image that cannot be read is named on stderr and left out. Exits with 1 if none could be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode, Instances
+from omegaconf import DictConfig
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import nn
+from tqdm import tqdm
+
+from lors import merge
+from lors.checkpoints import Checkpointer
+from lors.data import num_classes
+from lors.errors import EXPECTED, one_line_errors
+from lors.files import replacing
+from lors.overrides import apply_overrides
+from lors.visualize import draw_detections, save
+
+logger = logging.getLogger("lors")
+
+# What is an image in a folder; all of these can be written too.
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def find_images(arguments: Iterable[str]) -> list[str]:
+    """The image files that files, folders and globs stand for, sorted, each once.
+
+    Raises:
+        FileNotFoundError: nothing matches one of them.
+    """
+    found: dict[str, str] = {}
+    for argument in arguments:
+        matches = [argument] if os.path.exists(argument) else glob.glob(argument, recursive=True)
+        if not matches:
+            raise FileNotFoundError(f"{argument}: no such file or folder, and no glob that matches one")
+        images = [image for match in matches for image in _images_in(match)]
+        if not images:
+            raise FileNotFoundError(f"{argument}: no images there ({' '.join(EXTENSIONS)})")
+        for image in images:
+            found.setdefault(os.path.abspath(image), image)
+    return [image for _, image in sorted(found.items())]
+
+
+def _images_in(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    files = glob.glob(os.path.join(glob.escape(path), "*"))
+    return [file for file in files if file.lower().endswith(EXTENSIONS) and os.path.isfile(file)]
+
+
+def name_pictures(images: Sequence[str], folder: str) -> list[Path]:
+    """For each of `find_images`, the file in `folder` that its picture goes to; no two are the same.
+
+    Raises:
+        ValueError: one of them is one of the images.
+    """
+    paths = [os.path.abspath(image) for image in images]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    sources = {os.path.realpath(path) for path in paths}
+    pictures: dict[Path, None] = {}
+    for path in paths:
+        name = os.path.relpath(path, shared)
+        # The extension says what format to write.
+        if not name.lower().endswith(EXTENSIONS):
+            name += ".png"
+        while Path(folder, name) in pictures:
+            name += ".png"
+        if os.path.realpath(os.path.join(folder, name)) in sources:
+            raise ValueError(f"--output {folder}: {path} is there; its picture would take its place")
+        pictures[Path(folder, name)] = None
+    return list(pictures)
+
+
+def find_classes(cfg: DictConfig, number: int) -> tuple[list[str], list[int]]:
+    """Name and category id of each of the model's classes, from the config's dataset or else the numbers."""
+    try:
+        dataset = instantiate(cfg.dataloader.train.dataset.names)
+        if num_classes(dataset) != number:
+            raise ValueError(f"dataset {dataset} has {num_classes(dataset)} classes, the model {number}")
+    # ImportError: the digits are made on first use, with scikit-learn.
+    except (*EXPECTED, ImportError) as error:
+        logger.warning("Classes are numbers, not names: %s", error)
+        return [str(i) for i in range(number)], list(range(number))
+    metadata = MetadataCatalog.get(dataset)
+    ids = {index: category for category, index in metadata.thing_dataset_id_to_contiguous_id.items()}
+    return metadata.thing_classes, [ids[i] for i in range(number)]
+
+
+def load_model(cfg: DictConfig, weights: str, merged: bool) -> nn.Module:
+    """The config's detector with the weights of a file, on the config's device, ready for inference.
+
+    Raises:
+        ValueError: the weights do not fit, or the device is not there.
+    """
+    if not weights:
+        raise ValueError("--weights is empty")
+    model = instantiate(cfg.model)
+    Checkpointer(model).load(weights)
+    if merged:
+        model = merge(model)
+    try:
+        return model.to(cfg.train.device).eval()
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"train.device={cfg.train.device}: {str(error).splitlines()[0]}") from error
+
+
+def read(file_name: str, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[Image.Image, dict]:
+    """An image, upright, and the model's input that a data mapper makes of it.
+
+    Raises:
+        ValueError: it cannot be read, or the mapper cannot resize it.
+    """
+    try:
+        with Image.open(file_name) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image, or of a format that Pillow does not know") from error
+    # Pillow's decoders raise nearly anything for a broken file.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(" ".join(reason.split())) from error
+    record = {"file_name": file_name, "width": image.width, "height": image.height, "annotations": []}
+    return image, mapper(record)
+
+
+def as_coco(found: Instances, image_id: int, file_name: str, category_ids: list[int]) -> list[dict[str, Any]]:
+    """Detections in COCO's results format."""
+    boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    return [
+        {
+            "image_id": image_id,
+            "file_name": file_name,
+            "category_id": category_ids[label],
+            "bbox": box,
+            "score": score,
+        }
+        for box, score, label in zip(boxes.tolist(), found.scores.tolist(), found.pred_classes.tolist())
+    ]
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of that config")
+    parser.add_argument("--output", metavar="DIR", help="pictures go there (default: output/predictions)")
+    parser.add_argument("--json", metavar="FILE", help="detections go there; no pictures without --output")
+    parser.add_argument(
+        "--threshold", type=float, default=0.4, metavar="T", help="leave out lower scores (default: 0.4)"
+    )
+    parser.add_argument("--unmerged", action="store_true", help="keep a LORS bank's shared and private parts")
+    parser.add_argument("arguments", nargs="+", metavar="IMAGE | KEY=VALUE")
+    args = parser.parse_intermixed_args(argv)
+    args.opts = [a for a in args.arguments if re.match(r"[\w.]+=", a) and not os.path.exists(a)]
+    args.images = [a for a in args.arguments if a not in args.opts]
+    if not args.images:
+        parser.error("no image")
+    return args
+
+
+@one_line_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold {args.threshold:g}: must be from 0 to 1")
+    if args.json and os.path.isdir(args.json):
+        raise IsADirectoryError(f"--json {args.json}: is a folder")
+    folder = args.output or (None if args.json else os.path.join("output", "predictions"))
+    images = find_images(args.images)
+    pictures = name_pictures(images, folder) if folder else [None] * len(images)
+    # What cannot be written is better known before the detector has run.
+    for made in (folder, os.path.dirname(args.json or "")):
+        if made:
+            os.makedirs(made, exist_ok=True)
+
+    cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    mapper = instantiate(cfg.dataloader.test.mapper)
+    model = load_model(cfg, args.weights, merged=not args.unmerged)
+    names, category_ids = find_classes(cfg, model.decoder.num_classes)
+
+    results, failed = [], 0
+    progress = tqdm(images, unit="image", dynamic_ncols=True, leave=False, disable=None)
+    for image_id, (file_name, picture) in enumerate(zip(progress, pictures)):
+        try:
+            image, record = read(file_name, mapper)
+        except ValueError as error:
+            failed += 1
+            tqdm.write(f"not read: {file_name}: {error}", file=sys.stderr)
+            continue
+        with torch.inference_mode():
+            found = model([record])[0]["instances"].to("cpu")
+        found = found[found.scores >= args.threshold]
+        results += as_coco(found, image_id, file_name, category_ids)
+        if picture:
+            save(draw_detections(image, found, names), picture)
+
+    said = [f"images: {len(images) - failed}", f"not read: {failed}"]
+    said += [f"detections: {len(results)} (score at least {args.threshold:g})", f"device: {model.device}"]
+    if folder:
+        said.append(f"pictures: {folder}")
+    if args.json:
+        with replacing(args.json) as unfinished:
+            unfinished.write_text(json.dumps(results), encoding="utf-8")
+        said.append(f"JSON: {args.json}")
+    sys.stdout.write(", ".join(said) + "\n")
+    if failed == len(images):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
