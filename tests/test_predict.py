@@ -16,8 +16,10 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from PIL import Image
 
+import lors
+from lors.checkpoints import load_detector
 from lors.data import register_coco
-from lors.stack import DenseLinear, LORSLinear
+from lors.stack import DenseLinear
 
 ROOT = Path(__file__).parent.parent
 TOOL = ROOT / "tools" / "predict.py"
@@ -126,7 +128,7 @@ def test_detections_are_those_of_an_evaluation(trained, tmp_path):
     loader = build_detection_test_loader(
         DatasetCatalog.get(name), mapper=instantiate(cfg.dataloader.test.mapper), num_workers=0
     )
-    model = tool.load_model(cfg, str(trained / "model.pth"), merged=False)
+    _, model = load_detector(str(trained / "config.py"), str(trained / "model.pth"))
     inference_on_dataset(model, loader, COCOEvaluator(name, output_dir=str(tmp_path)))
     expected = json.loads((tmp_path / "coco_instances_results.json").read_text())
 
@@ -145,13 +147,19 @@ def test_overrides_reach_the_config_wherever_they_stand(trained, tmp_path):
     assert [d["score"] for d in found] != [d["score"] for d in detections(trained, tmp_path, image)]
 
 
-def test_merged_unless_told_otherwise(trained, tmp_path):
-    cfg = LazyConfig.load(str(trained / "config.py"))
-    for merged, kind in ((True, DenseLinear), (False, LORSLinear)):
-        model = tool.load_model(cfg, str(trained / "model.pth"), merged)
-        assert isinstance(model.decoder.bank.output, kind) and not model.training
+def test_merged_unless_told_otherwise(trained, tmp_path, monkeypatch):
+    merged = []
+
+    def merge(model):
+        merged.append(lors.merge(model))
+        return merged[-1]
+
+    monkeypatch.setattr(tool, "merge", merge)
     image = trained / "images" / "plain.jpg"
-    assert_same(detections(trained, tmp_path, image, "--unmerged"), detections(trained, tmp_path, image))
+    plain = detections(trained, tmp_path, image, "--unmerged")
+    assert not merged
+    assert_same(detections(trained, tmp_path, image), plain)
+    assert len(merged) == 1 and isinstance(merged[0].decoder.bank.output, DenseLinear)
 
 
 def test_a_picture_for_each_image_under_its_name(trained, tmp_path, capsys):

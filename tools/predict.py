@@ -31,20 +31,19 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from omegaconf import DictConfig
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import nn
+from PIL import Image
 from tqdm import tqdm
 
 from lors import merge
-from lors.checkpoints import Checkpointer
+from lors.checkpoints import load_detector
 from lors.data import num_classes
+from lors.data.images import BadImage, read_image
 from lors.errors import EXPECTED, one_line_errors
 from lors.files import replacing
-from lors.overrides import apply_overrides
 from lors.visualize import draw_detections, save
 
 logger = logging.getLogger("lors")
@@ -117,41 +116,15 @@ def find_classes(cfg: DictConfig, number: int) -> tuple[list[str], list[int]]:
     return metadata.thing_classes, [ids[i] for i in range(number)]
 
 
-def load_model(cfg: DictConfig, weights: str, merged: bool) -> nn.Module:
-    """The config's detector with the weights of a file, on the config's device, ready for inference.
-
-    Raises:
-        ValueError: the weights do not fit, or the device is not there.
-    """
-    if not weights:
-        raise ValueError("--weights is empty")
-    model = instantiate(cfg.model)
-    Checkpointer(model).load(weights)
-    if merged:
-        model = merge(model)
-    try:
-        return model.to(cfg.train.device).eval()
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"train.device={cfg.train.device}: {str(error).splitlines()[0]}") from error
-
-
 def read(file_name: str, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[Image.Image, dict]:
     """An image, upright, and the model's input that a data mapper makes of it.
 
     Raises:
-        ValueError: it cannot be read, or the mapper cannot resize it.
+        BadImage: it cannot be read, or the mapper cannot resize it.
     """
-    try:
-        with Image.open(file_name) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image, or of a format that Pillow does not know") from error
-    # Pillow's decoders raise nearly anything for a broken file.
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ValueError(" ".join(reason.split())) from error
-    record = {"file_name": file_name, "width": image.width, "height": image.height, "annotations": []}
-    return image, mapper(record)
+    pixels = read_image(file_name)
+    height, width = pixels.shape[:2]
+    return Image.fromarray(pixels), mapper({"file_name": file_name, "width": width, "height": height})
 
 
 def as_coco(found: Instances, image_id: int, file_name: str, category_ids: list[int]) -> list[dict[str, Any]]:
@@ -205,9 +178,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if made:
             os.makedirs(made, exist_ok=True)
 
-    cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg, model = load_detector(args.config_file, args.weights, args.opts)
+    if not args.unmerged:
+        model = merge(model)
+    cfg.dataloader.test.mapper.on_bad_image = "raise"
     mapper = instantiate(cfg.dataloader.test.mapper)
-    model = load_model(cfg, args.weights, merged=not args.unmerged)
     names, category_ids = find_classes(cfg, model.decoder.num_classes)
 
     results, failed = [], 0
@@ -215,9 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for image_id, (file_name, picture) in enumerate(zip(progress, pictures)):
         try:
             image, record = read(file_name, mapper)
-        except ValueError as error:
+        except BadImage as error:  # which begins with its name
             failed += 1
-            tqdm.write(f"not read: {file_name}: {error}", file=sys.stderr)
+            tqdm.write(f"not read: {error}", file=sys.stderr)
             continue
         with torch.inference_mode():
             found = model([record])[0]["instances"].to("cpu")

@@ -81,9 +81,14 @@ def load_detector(
     """A config and its detector with the weights of a file, on `train.device`, for inference.
 
     Raises:
-        ValueError: as `Checkpointer` does, and for an override that is not known.
+        ValueError: as `Checkpointer` does; an override is not known, or the device is not there.
     """
     cfg = apply_overrides(LazyConfig.load(config_file), list(overrides))
-    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    if not weights:
+        raise ValueError("no file of weights: its name is empty")
+    model = instantiate(cfg.model).eval()
     Checkpointer(model).load(weights)
-    return cfg, model
+    try:
+        return cfg, model.to(cfg.train.device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"train.device={cfg.train.device}: {str(error).splitlines()[0]}") from error

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lors.bank import ParameterBank
-from lors.checkpoints.files import replacing
+from lors.files import replacing
 from lors.stack import DenseGenerator, DenseLinear, Groups
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -82,4 +82,4 @@ def draw_spectra(plain: nn.Module, lors: nn.Module, path: str) -> None:
         axes.set(title=f"{name}, beyond what is shared", xlabel="singular value", yscale="log")
         axes.legend()
     with replacing(path) as scratch:
-        figure.savefig(scratch, format="png", dpi=110)
+        figure.savefig(scratch, dpi=110)

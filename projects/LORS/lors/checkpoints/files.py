@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lors.files import replacing
 
 # All that a pickled numpy array is made of.
 _ARRAYS = {
@@ -115,16 +114,3 @@ def write(path: str, content: Mapping[str, Any]) -> None:
             torch.save(dict(content), scratch)
     else:
         raise ValueError(f"{path}: a checkpoint ends in .pth or .safetensors")
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """The name of a file to write, which takes the place of `path` once all of it is there."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    scratch = f"{path}.{os.getpid()}.part"
-    try:
-        yield scratch
-        os.replace(scratch, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(scratch)
