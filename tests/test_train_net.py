@@ -159,7 +159,7 @@ def test_the_light_runtime_names_the_full_one(data, tmp_path):
         (["model.queries.num_querys=3"], ["model.queries.num_querys", "model.queries.num_queries"]),
         (["dataset.train_json=nowhere.json"], ["nowhere.json", "DETECTRON2_DATASETS"]),
         (["model.decoder.bank.channel.rank=99"], ["rank=99", "1 to 32"]),
-        (["model.decoder.bank.output.groups=[1,2]"], ["groups=[1, 2]", "each of the 3 layers"]),
+        (["model.decoder.bank.output.groups=[1,2]"], ["groups=[1, 2]", "each of the 4 layers"]),
         (["model.decoder.num_classes=3"], ["class ids go to 9", "to 2"]),
         (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
     ],

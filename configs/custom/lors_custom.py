@@ -31,7 +31,9 @@ def _resize(*short_edges):
     )
 
 
-# A small dataset is soon known by heart: each image is seen at many sizes, and every other time a part of it.
+# A small dataset is soon known by heart: each image is seen at many sizes and in other light, and every other
+# time a part of it.
+_light = dict(intensity_min=0.7, intensity_max=1.3)
 dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(),
     L(RandomChoice)(
@@ -44,14 +46,17 @@ dataloader.train.mapper.augmentations = [
             ],
         ]
     ),
+    L(T.RandomBrightness)(**_light),
+    L(T.RandomContrast)(**_light),
+    L(T.RandomSaturation)(**_light),
 ]
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=240, max_size=320)]
 dataloader.train.total_batch_size = 4
 dataloader.train.num_workers = dataloader.test.num_workers = 2
 
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
-model.queries.num_queries = 60
+model.queries.num_queries = 40
 
-train.max_iter = 3800
+train.max_iter = 2500
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform, TransformList
+from fvcore.transforms.transform import (
+    BlendTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    Transform,
+    TransformList,
+)
 from PIL import Image
 
 
@@ -101,3 +108,38 @@ class RandomCrop(Augmentation):
         y0 = np.random.randint(h - crop_h + 1)
         x0 = np.random.randint(w - crop_w + 1)
         return CropTransform(x0, y0, crop_w, crop_h)
+
+
+class _RandomBlend(Augmentation):
+    """Mix the image with what it has least of, by a weight between the two bounds; 1 leaves it as it is."""
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self.intensity_min, self.intensity_max = intensity_min, intensity_max
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        weight = np.random.uniform(self.intensity_min, self.intensity_max)
+        return BlendTransform(self._other(image), src_weight=1 - weight, dst_weight=weight)
+
+    def _other(self, image: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class RandomBrightness(_RandomBlend):
+    """Between black and brighter."""
+
+    def _other(self, image: np.ndarray) -> np.ndarray:
+        return np.zeros(1)
+
+
+class RandomContrast(_RandomBlend):
+    """Between even grey and more contrast."""
+
+    def _other(self, image: np.ndarray) -> np.ndarray:
+        return image.mean(keepdims=True)
+
+
+class RandomSaturation(_RandomBlend):
+    """Between its grey image and stronger colours; the image is RGB."""
+
+    def _other(self, image: np.ndarray) -> np.ndarray:
+        return image.dot([0.299, 0.587, 0.114])[..., None]
