@@ -100,8 +100,10 @@ FOUND = {
         },
     ),
     "annotation ids": (
-        dataset(annotation(0), annotation("5"), without(annotation(1), "id"), annotation(-3)),
-        {"annotation_id": [f"annotations[{i}]" for i in (2, 3, 4, 5)]},
+        dataset(
+            annotation(0), annotation("5"), without(annotation(1), "id"), annotation(-3), annotation(10**400)
+        ),
+        {"annotation_id": [f"annotations[{i}]" for i in (2, 3, 4, 5, 6)]},
     ),
     "unknown ids": (
         dataset(annotation(1, category_id=8), annotation(2, image_id=3)),
@@ -114,8 +116,11 @@ FOUND = {
             annotation(3, iscrowd="no"),
             annotation(4, image_id=[1]),
             annotation(5, image_id=1.5),
+            annotation(6, iscrowd=[]),
+            annotation(7, category_id=10**400),
+            annotation(8, ignore=None),
         ),
-        {"wrong_type": [f"annotation {i}" for i in (1, 2, 3, 4, 5)]},
+        {"wrong_type": [f"annotation {i}" for i in range(1, 9)]},
     ),
     "not boxes": (
         dataset(
