@@ -149,10 +149,11 @@ FOUND = {
             annotation(2, (90, 70, 50, 50)),
             annotation(3, (101.5, 5, 10, 10)),
             annotation(4, (5, -10, 10, 10)),
+            annotation(5, (100.5, 5, 0.4, 9)),
         ),
         {
             "partly_outside": ["annotation 1", "annotation 2"],
-            "outside": ["annotation 3", "annotation 4"],
+            "outside": ["annotation 3", "annotation 4", "annotation 5"],
         },
     ),
     "area and iscrowd": (

@@ -290,13 +290,14 @@ class _Check:
                 self.seen += 1
                 self.past += past
                 self.fit += w > x and h > y and w <= width + SLACK and h <= height + SLACK
-            if past:
-                x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+            x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+            empty = x1 - x0 <= SHORTEST or y1 - y0 <= SHORTEST
+            if empty or past:
                 reason = f"bbox is {_short(box)}, the image {width} x {height}"
-                if x1 - x0 <= SHORTEST or y1 - y0 <= SHORTEST:
-                    self._add("outside", where, reason)
-                    return False
-                self._add("partly_outside", where, reason)
+                self._add("outside" if empty else "partly_outside", where, reason)
+            if empty:
+                return False
+            if past:
                 w, h = x1 - x0, y1 - y0
                 annotation["bbox"] = [x0, y0, w, h]
                 if _is_area(annotation.get("area")):
