@@ -100,8 +100,10 @@ FOUND = {
         },
     ),
     "annotation ids": (
-        dataset(annotation(0), annotation("5"), without(annotation(1), "id"), annotation(-3)),
-        {"annotation_id": [f"annotations[{i}]" for i in (2, 3, 4, 5)]},
+        dataset(
+            annotation(0), annotation("5"), without(annotation(1), "id"), annotation(-3), annotation(10**400)
+        ),
+        {"annotation_id": [f"annotations[{i}]" for i in (2, 3, 4, 5, 6)]},
     ),
     "unknown ids": (
         dataset(annotation(1, category_id=8), annotation(2, image_id=3)),
@@ -114,8 +116,11 @@ FOUND = {
             annotation(3, iscrowd="no"),
             annotation(4, image_id=[1]),
             annotation(5, image_id=1.5),
+            annotation(6, iscrowd=[]),
+            annotation(7, category_id=10**400),
+            annotation(8, ignore=None),
         ),
-        {"wrong_type": [f"annotation {i}" for i in (1, 2, 3, 4, 5)]},
+        {"wrong_type": [f"annotation {i}" for i in range(1, 9)]},
     ),
     "not boxes": (
         dataset(
@@ -144,10 +149,11 @@ FOUND = {
             annotation(2, (90, 70, 50, 50)),
             annotation(3, (101.5, 5, 10, 10)),
             annotation(4, (5, -10, 10, 10)),
+            annotation(5, (100.5, 5, 0.4, 9)),
         ),
         {
             "partly_outside": ["annotation 1", "annotation 2"],
-            "outside": ["annotation 3", "annotation 4"],
+            "outside": ["annotation 3", "annotation 4", "annotation 5"],
         },
     ),
     "area and iscrowd": (

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -55,6 +55,7 @@ KINDS = {
 # Detectron2 takes boxes with a shorter side for empty.
 SHORTEST = 1e-5
 FARTHEST = 1e9
+MOST = 2**53
 # In pixels; coordinates are often rounded.
 SLACK = 1
 # Boxes are guessed to be xyxy where there are so many at least, this share of them reaches past the image as
@@ -176,7 +177,7 @@ class _Check:
         sizes: dict[Any, tuple[float, float] | None] = {}
         first: dict[Any, int] = {}
         for i, image in enumerate(images):
-            known = self._id("images", image, i, (int, str), first)
+            known = self._id("images", image, i, _is_image_id, first)
             if known is None:
                 continue
             where = f"image {known}"
@@ -196,19 +197,19 @@ class _Check:
         """The ids; None where there are no categories to compare with."""
         first: dict[Any, int] = {}
         for i, category in enumerate(categories):
-            known = self._id("categories", category, i, (int,), first)
+            known = self._id("categories", category, i, _is_whole, first)
             if known is not None and not isinstance(category.get("name"), str):
                 self._add("wrong_type", f"category {known}", _wrong(category, "name", "a text"))
         return set(first) if categories else None
 
-    def _id(self, key: str, entry: Any, i: int, types: tuple[type, ...], first: dict[Any, int]) -> Any:
-        """An image's or category's id; None where that is not of the types or taken."""
+    def _id(self, key: str, entry: Any, i: int, is_id: Callable[[Any], bool], first: dict) -> Any:
+        """An image's or category's id; None where it is none or taken."""
         where = f"{key}[{i}]"
         if not isinstance(entry, dict):
             self._add("wrong_type", where, f"it is {_short(entry)}, not an object")
             return None
         known = entry.get("id")
-        if type(known) not in types:
+        if not is_id(known):
             self._add("wrong_type", where, _wrong(entry, "id", "a whole number"))
             return None
         if known in first:
@@ -223,7 +224,7 @@ class _Check:
     def _annotation_id(self, annotation: dict, i: int) -> tuple[str, str]:
         """Where it is, and what is wrong with its id, if anything is."""
         known = annotation.get("id")
-        if type(known) is not int:
+        if not _is_whole(known):
             return f"annotations[{i}]", _wrong(annotation, "id", "a whole number above 0")
         # pycocotools takes a match with id 0 for no match.
         if known <= 0:
@@ -236,29 +237,33 @@ class _Check:
     def _annotation(self, where: str, annotation: dict) -> bool:
         """Check and mend one annotation; whether it is kept."""
         image, category = annotation.get("image_id"), annotation.get("category_id")
-        if type(image) not in (int, str):
+        if not _is_image_id(image):
             self._add("wrong_type", where, _wrong(annotation, "image_id", "a whole number"))
         elif self.sizes and image not in self.sizes:
             self._add("unknown_image", where, f"no image has id {image}")
             return False
-        if type(category) is not int:
+        if not _is_whole(category):
             self._add("wrong_type", where, _wrong(annotation, "category_id", "a whole number"))
         elif self.categories is not None and category not in self.categories:
             self._add("unknown_category", where, f"no category has id {category}")
-        crowd = annotation.get("iscrowd") or 0
+        crowd = annotation.get("iscrowd")
+        crowd = 0 if crowd is None else crowd
         if crowd not in (0, 1):
             self._add("wrong_type", where, _wrong(annotation, "iscrowd", "0 or 1"))
-        if annotation.get("ignore", 0) not in (0, None):
-            self._add("ignore", where, f'"ignore" is {_short(annotation["ignore"])}')
+        ignored = annotation.get("ignore", 0)
+        if ignored not in (0, 1):
+            self._add("wrong_type", where, _wrong(annotation, "ignore", "0 or 1"))
+        elif ignored:
+            self._add("ignore", where, '"ignore" is 1')
             annotation["ignore"], annotation["iscrowd"], crowd = 0, 1, 1
         if annotation.get("segmentation") and not _is_segmentation(annotation["segmentation"]):
             self._add("segmentation", where, f'"segmentation" is {_short(annotation["segmentation"])}')
             del annotation["segmentation"]
 
-        size = self.sizes.get(image) if type(image) in (int, str) else None
+        size = self.sizes.get(image) if _is_image_id(image) else None
         if not self._box(where, annotation, size, crowd):
             return False
-        if type(image) in (int, str):
+        if _is_image_id(image):
             (self.crowds if crowd == 1 else self.boxes)[image] += 1
         return True
 
@@ -285,13 +290,14 @@ class _Check:
                 self.seen += 1
                 self.past += past
                 self.fit += w > x and h > y and w <= width + SLACK and h <= height + SLACK
-            if past:
-                x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+            x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+            empty = x1 - x0 <= SHORTEST or y1 - y0 <= SHORTEST
+            if empty or past:
                 reason = f"bbox is {_short(box)}, the image {width} x {height}"
-                if x1 - x0 <= SHORTEST or y1 - y0 <= SHORTEST:
-                    self._add("outside", where, reason)
-                    return False
-                self._add("partly_outside", where, reason)
+                self._add("outside" if empty else "partly_outside", where, reason)
+            if empty:
+                return False
+            if past:
                 w, h = x1 - x0, y1 - y0
                 annotation["bbox"] = [x0, y0, w, h]
                 if _is_area(annotation.get("area")):
@@ -336,6 +342,15 @@ def _wrong(entry: dict, key: str, wanted: str) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_whole(value: Any) -> bool:
+    # pycocotools keeps ids in arrays.
+    return type(value) is int and -MOST < value < MOST
+
+
+def _is_image_id(value: Any) -> bool:
+    return isinstance(value, str) or _is_whole(value)
 
 
 def _is_size(value: Any) -> bool:
