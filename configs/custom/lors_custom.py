@@ -55,8 +55,8 @@ dataloader.train.total_batch_size = 4
 dataloader.train.num_workers = dataloader.test.num_workers = 2
 
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
-model.queries.num_queries = 40
+model.queries.num_queries = 60
 
-train.max_iter = 2500
+train.max_iter = 3600
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"
