@@ -12,7 +12,8 @@ module             weight of layer i                          parameters
 =================  =========================================  ==========================
 
 A *linear* applies its weight to x. A *generator* turns a query q into weights of `shape` = (g, d, h): g
-independent matrices of d x h. The module needs torch alone.
+independent matrices of d x h. `merge` gives a LORS stack's dense twin, the same function; `factorize` a dense
+stack's LORS twin, the nearest weights. The module needs torch alone.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Pyramid:
         weight, level_weight = weight.to(self.table.dtype), level_weight.to(self.table.dtype)
         if torch.is_grad_enabled():
             features = _WeightedRows.apply(self.table, row, weight, level_weight)
-        else:
+        else:  # plain operations, which can be traced and counted
             features = _weighted_rows(
                 self.table, row.flatten(1), (weight * level_weight[..., None]).flatten(1)
             )

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lors.checkpoints.convert import DETECTOR, convert
-from lors.checkpoints.files import read, weights_of
+from lors.checkpoints.weights import read, weights_of
 from lors.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
