@@ -78,6 +78,19 @@ def test_each_alternating_step_lowers_the_error(monkeypatch):
         assert all(after <= before * (1 + 1e-5) for before, after in zip(phase, phase[1:]))
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_weights_that_share_nothing_are_no_further_than_their_mean(groups):
+    dense = DenseGenerator(6, 16, (1, 24, 32))
+    for parameter in dense.parameters():
+        nn.init.normal_(parameter)
+    weights = [torch.cat((w, b[:, None]), dim=1) for w, b in zip(dense.weight, dense.bias)]
+    merged = dense.factorize(rank=6, groups=groups).merge()
+    mean = sum(weights) / 6
+    found = [torch.cat((w, b[:, None]), dim=1) for w, b in zip(merged.weight, merged.bias)]
+    for weight, ours in zip(weights, found):
+        assert (weight - ours).norm() < (weight - mean).norm()
+
+
 def test_forms_that_overlap_still_fit():
     # 3 forms of rank 4 in 8 rows: they can make any weight, and here do.
     dense = normal(DenseGenerator(2, 5, (1, 8, 12)))

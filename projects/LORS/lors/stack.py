@@ -329,7 +329,8 @@ def _share(
     leaves. No turn makes the error larger; they end when it is all gone or hardly falls any more.
     """
     mean = sum(layers) / len(layers)
-    error = total = sum((layer - mean).square().sum() for layer in layers)
+    total = sum((layer - mean).square().sum() for layer in layers)
+    error = math.inf
     private = private or [torch.zeros_like(layer) for layer in layers]
     for _ in range(200):
         shared = sum(layer - part for layer, part in zip(layers, private)) / len(layers)
@@ -363,14 +364,25 @@ def _product(term: Term) -> Tensor:
 
 def _separate(term: Term, groups: int, rank: int) -> list[Term]:
     """One form of inner size K r as K of inner size r: exactly, if it is such a sum."""
+    whole = _product(term)
+    found = [_one_by_one(whole, groups, rank)]
+    if term[1].shape[1] == groups * rank:
+        found.append(_by_blocks(term, groups, rank))
+    return min(found, key=lambda terms: (whole - sum(map(_product, terms))).norm())
+
+
+def _one_by_one(left: Tensor, groups: int, rank: int) -> list[Term]:
+    """Forms that each fit what those before it leave."""
+    terms = []
+    for _ in range(groups):
+        terms.append(_tucker(left, _leading(left.transpose(1, 2).flatten(2), rank).mT))
+        left = left - _product(terms[-1])
+    return terms
+
+
+def _by_blocks(term: Term, groups: int, rank: int) -> list[Term]:
+    """The forms of a sum of them: E is X D Y then, with D block diagonal for every column of q."""
     B, E, A = term
-    if E.shape[1] < groups * rank:  # no room for forms of their own: what the others leave, one by one
-        left, found = _product(term), []
-        for _ in range(groups):
-            found.append(_tucker(left, _leading(left.transpose(1, 2).flatten(2), rank).mT))
-            left = left - _product(found[-1])
-        return found
-    # Then E is X D Y with D block diagonal for every column of q.
     X = torch.stack([_block_bases(matrix, groups, rank) for matrix in E.double()]).to(E)
     DY = (torch.linalg.pinv(X) @ E.flatten(2)).view(len(E), groups, rank, *E.shape[2:]).unbind(1)
     Y = [_leading(rows.transpose(1, 2).flatten(2), rank).mT for rows in DY]
