@@ -64,3 +64,10 @@ def test_a_file_with_nothing_of_the_model_is_refused(tiny_model, tmp_path):
     for allowed in (False, True):
         with pytest.raises(ValueError, match=r"weights.pth: no backbone: looked for .*found encoder.weight"):
             Checkpointer(tiny_model(), backbone_alone=allowed).load(path)
+
+
+def test_a_download_that_fails_is_named(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    address = "http://localhost:1/weights.pth"
+    with pytest.raises(OSError, match=f"{address} cannot be downloaded: .*refused"):
+        Checkpointer(tiny_model()).load(address)

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.error import URLError
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
@@ -31,6 +32,7 @@ class Checkpointer(DetectionCheckpointer):
     Raises, when loading:
         ValueError: a file that cannot be read, tensors of other shapes than the model's, tensors that the
             file lacks or the model.
+        OSError: a file that is not there or cannot be downloaded.
     """
 
     def __init__(
@@ -43,6 +45,12 @@ class Checkpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.backbone_alone = backbone_alone
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return super().load(path, *args, **kwargs)
+        except URLError as error:  # which does not say of what
+            raise OSError(f"{path} cannot be downloaded: {error.reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read(filename)
