@@ -79,6 +79,13 @@ def test_offsets_count_in_the_boxs_width_and_height():
                     assert points[b, query, k, p].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_points_are_float32_even_from_bfloat16():
+    assert (
+        sample_points(torch.ones(1, 2, 6, dtype=torch.bfloat16), torch.ones(1, 2, 4), 2).dtype
+        == torch.float32
+    )
+
+
 @pytest.mark.parametrize("number", [1, 4, 64])
 def test_first_points_are_the_cell_centres_of_a_regular_grid(number):
     offsets = initial_offsets(3, number).view(3, number, 3)

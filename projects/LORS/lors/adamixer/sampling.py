@@ -138,7 +138,7 @@ def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
 
     dx and dy count in widths and heights of the query's box, dz adds to its z.
     """
-    offsets = offsets.float().unflatten(-1, (groups, -1, 3))
+    offsets = offsets.unflatten(-1, (groups, -1, 3))
     box = xyzr[..., None, None, :]
     xy = box[..., :2] + offsets[..., :2] * size_of(box)
     return torch.cat((xy, box[..., 2:3] + offsets[..., 2:]), dim=-1)
