@@ -55,10 +55,13 @@ class Decoder(nn.Module):
         Returns:
             For each stage, class logits (B, L, classes) and boxes xyxy in pixels (B, L, 4).
         """
-        pyramid = Pyramid(features, self.strides, self.bank.groups)
+        bank = self.bank
+        pyramid = Pyramid(
+            features, self.strides, bank.groups, bank.num_stages, content.shape[1] * bank.points_in
+        )
         predictions = []
         for layer, stage in enumerate(self.stages):
-            logits, xyzr, content = stage(pyramid, content, xyzr, self.bank, layer)
+            logits, xyzr, content = stage(pyramid, content, xyzr, bank, layer)
             predictions.append((logits, to_xyxy(xyzr)))
             xyzr = xyzr.detach()
         return predictions
