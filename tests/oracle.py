@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from lors.stack import DenseGenerator, DenseLinear
 
 
 def non_dynamic_fused_weight(W_shared: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -22,15 +25,15 @@ def dynamic_fused_weight(
     A: Tensor,
     B: Tensor,
 ) -> Tensor:
-    """Figure 3: q (N, C), A (1, G, r, h), B (1, G, d, r) -> (N, d, h).
+    """Figure 3, for g matrices at once: q (N, C), A (1, g, G, r, h), B (1, g, G, d, r) -> (N, g, d, h).
 
-    `shared_linear` turns q into (N, d h) numbers and `private_linear` into (N, G r r).
+    `shared_linear` turns q into (N, g d h) numbers and `private_linear` into (N, g G r r).
     """
-    N, G, r, d, h = len(q), *A.shape[1:3], B.shape[2], A.shape[3]
-    W_shared = shared_linear(q).reshape(N, 1, d, h)
-    E = private_linear(q).reshape(N, G, r, r)
+    N, g, G, r, d, h = len(q), *A.shape[1:4], B.shape[3], A.shape[4]
+    W_shared = shared_linear(q).reshape(N, g, 1, d, h)
+    E = private_linear(q).reshape(N, g, G, r, r)
     W_private = B @ E @ A
-    return torch.cat([W_shared, W_private], dim=1).sum(dim=1)
+    return torch.cat([W_shared, W_private], dim=2).sum(dim=2)
 
 
 def literal_sampling(levels: Sequence[Tensor], strides: Sequence[int], points: Tensor, groups: int) -> Tensor:
@@ -74,3 +77,96 @@ def literal_mixing(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
 def _layer_norm(x: Tensor) -> Tensor:
     """Over the whole matrix, without parameters."""
     return (x - x.mean()) / torch.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
+
+
+def literal_decoder(
+    decoder: nn.Module, features: Sequence[Tensor], content: Tensor, xyzr: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """What `lors.adamixer.Decoder` computes with its weights, step by step as the papers do.
+
+    Every weight of every query and stage is stored, every private term apart, and each stage reads each level
+    with a `grid_sample` of its own.
+    """
+    predictions = []
+    bank = decoder.bank
+    for i, stage in enumerate(decoder.stages):
+        content = stage.attention_norm(_attention(stage, content, xyzr))
+        offsets = stage.offsets(content).view(*content.shape[:2], bank.groups, bank.points_in, 3)
+        x, y, z, r = (xyzr[..., k, None, None] for k in range(4))
+        w, h = 2 ** (z - r / 2), 2 ** (z + r / 2)
+        points = torch.stack((x + offsets[..., 0] * w, y + offsets[..., 1] * h, z + offsets[..., 2]), dim=-1)
+        sampled = literal_sampling(features, decoder.strides, points, bank.groups)
+        channel, spatial = generated(bank.channel, content, i), generated(bank.spatial, content, i)
+        mixed = _normed_relu(sampled @ channel)
+        mixed = _normed_relu(spatial.transpose(-1, -2) @ mixed).flatten(2)
+        projected = F.linear(mixed, projection(bank.output, i), bank.output.bias[i])
+        content = stage.mixing_norm(content + projected)
+        content = stage.ffn_norm(content + stage.ffn(content))
+        logits, delta = stage.classify(content), stage.regress(content)
+        xyzr = torch.cat(
+            (xyzr[..., :2] + delta[..., :2] * 2 ** xyzr[..., 2:3], xyzr[..., 2:] + delta[..., 2:]), dim=-1
+        )
+        predictions.append((logits, corners(xyzr)))
+        xyzr = xyzr.detach()
+    return predictions
+
+
+def generated(generator: nn.Module, q: Tensor, i: int) -> Tensor:
+    """The weights (B, L, g, d, h) that layer i makes from q (B, L, d_q)."""
+    flat = q.flatten(0, 1)
+    if isinstance(generator, DenseGenerator):
+        weight = F.linear(flat, generator.weight[i], generator.bias[i])
+    else:
+        A, B = generator.A[i][None], generator.B[i][None]
+        weight = dynamic_fused_weight(flat, generator.shared, generator.E[i], A, B)
+    return weight.view(*q.shape[:2], *generator.shape)
+
+
+def projection(linear: nn.Module, i: int) -> Tensor:
+    """The weight of layer i, (out_features, in_features)."""
+    if isinstance(linear, DenseLinear):
+        return linear.weight[i]
+    return non_dynamic_fused_weight(linear.shared_weight[None], linear.A[i], linear.B[i])
+
+
+def corners(xyzr: Tensor) -> Tensor:
+    """(..., 4) xyzr -> (..., 4) xyxy."""
+    x, y, z, r = xyzr.unbind(-1)
+    w, h = 2 ** (z - r / 2), 2 ** (z + r / 2)
+    return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), dim=-1)
+
+
+def _attention(stage: nn.Module, content: Tensor, xyzr: Tensor) -> Tensor:
+    B, L, dim = content.shape
+    mha = stage.attention
+    heads, d = mha.num_heads, dim // mha.num_heads
+    x = content + _position(xyzr, dim)
+    q, k, v = (
+        part.view(B, L, heads, d).transpose(1, 2)
+        for part in F.linear(x, mha.in_proj_weight, mha.in_proj_bias).chunk(3, dim=-1)
+    )
+    bias = stage.iof_tau[:, None, None] * _log_iof(corners(xyzr))[:, None]
+    read = (q @ k.transpose(-1, -2) / math.sqrt(d) + bias).softmax(-1) @ v
+    return x + mha.out_proj(read.transpose(1, 2).flatten(2))
+
+
+def _position(xyzr: Tensor, dim: int) -> Tensor:
+    value = xyzr / xyzr.new_tensor([1000, 1000, 1, 1])
+    frequency = 10000 ** (-torch.arange(0, dim // 4, 2, dtype=xyzr.dtype, device=xyzr.device) / (dim // 4))
+    angle = value[..., None] * frequency
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)
+
+
+def _log_iof(boxes: Tensor) -> Tensor:
+    """(B, L, 4) -> (B, L, L)."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    w, h = (
+        torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])
+        for low, high in ((x0, x1), (y0, y1))
+    )
+    area = (x1 - x0) * (y1 - y0)
+    return (w.clamp(min=0) * h.clamp(min=0) / area[:, :, None] + 1e-7).log()
+
+
+def _normed_relu(x: Tensor) -> Tensor:
+    return torch.relu(F.layer_norm(x, x.shape[-2:]))

@@ -88,25 +88,22 @@ def test_lors_generator_is_figure_3(num_layers, dim, shape, rank, groups, terms)
     g, d, h = shape
     for layer in range(num_layers):
         K = groups if isinstance(groups, int) else groups[layer]
-        matrices = []
-        for i in range(g):
 
-            def shared_linear(q, i=i):
-                if not terms.get("shared", True):
-                    return q.new_zeros(len(q), d * h)
-                return (q @ module.shared.weight.T + module.shared.bias).view(-1, g, d * h)[:, i]
+        def shared_linear(q):
+            if not terms.get("shared", True):
+                return q.new_zeros(len(q), g * d * h)
+            return q @ module.shared.weight.T + module.shared.bias
 
-            def private_linear(q, i=i, layer=layer, K=K):
-                if not terms.get("private", True):
-                    return q.new_zeros(len(q), K * rank**2)
-                E = module.E[layer]
-                return (q @ E.weight.T + E.bias).view(-1, g, K * rank**2)[:, i]
+        def private_linear(q, layer=layer, K=K):
+            if not terms.get("private", True):
+                return q.new_zeros(len(q), g * K * rank**2)
+            return q @ module.E[layer].weight.T + module.E[layer].bias
 
-            A, B = q.new_zeros(K, rank, h), q.new_zeros(K, d, rank)
-            if terms.get("private", True):
-                A, B = module.A[layer][i], module.B[layer][i]
-            matrices.append(dynamic_fused_weight(q, shared_linear, private_linear, A[None], B[None]))
-        same(module, module(q, layer), torch.stack(matrices, dim=1), q)
+        A, B = q.new_zeros(g, K, rank, h), q.new_zeros(g, K, d, rank)
+        if terms.get("private", True):
+            A, B = module.A[layer], module.B[layer]
+        expected = dynamic_fused_weight(q, shared_linear, private_linear, A[None], B[None])
+        same(module, module(q, layer), expected, q)
 
 
 def test_leading_dimensions_of_the_query_are_kept():

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lors.adamixer import Decoder
 from lors.bank import ParameterBank
 from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
-from oracle import (
-    dynamic_fused_weight,
-    literal_mixing,
-    literal_sampling,
-    non_dynamic_fused_weight,
-)
+from oracle import corners, literal_decoder
 
 N, DIM, G, C, P_IN, P_OUT, HEADS, CLASSES = 3, 16, 2, 4, 4, 3, 2, 5
 STRIDES = (4, 8, 16)
@@ -50,112 +45,90 @@ def inputs(batch: int = 2, queries: int = 5) -> tuple[list[Tensor], Tensor, Tens
     return features, torch.randn(batch, queries, DIM), torch.cat((xy, zr), dim=-1)
 
 
-def generated(generator: nn.Module, q: Tensor, i: int) -> Tensor:
-    g, d, h = generator.shape
-    flat = q.flatten(0, 1)
-    if isinstance(generator, DenseGenerator):
-        weight = flat @ generator.weight[i].T + generator.bias[i]
-        return weight.view(*q.shape[:2], g, d, h)
-    K, r = generator.groups[i], generator.rank
-    weight = [
-        dynamic_fused_weight(
-            flat,
-            lambda q, k=k: generator.shared(q).view(-1, g, d * h)[:, k],
-            lambda q, k=k: generator.E[i](q).view(-1, g, K * r * r)[:, k],
-            generator.A[i][None, k],
-            generator.B[i][None, k],
-        )
-        for k in range(g)
-    ]
-    return torch.stack(weight, dim=1).view(*q.shape[:2], g, d, h)
+def random_sizes(seed: int) -> dict:
+    rng = random.Random(seed)
+    return dict(
+        stages=rng.randint(1, 3),
+        batch=rng.randint(1, 3),
+        queries=rng.randint(1, 12),
+        dim=rng.choice((8, 16)),
+        groups=rng.randint(1, 3),
+        channels=rng.randint(2, 5),
+        points_in=rng.randint(2, 6),
+        points_out=rng.randint(2, 6),
+        rank=rng.randint(1, 2),
+        # Some of one pixel or one line; strides in any order.
+        levels=[
+            (rng.choice((2, 4, 8, 16)), rng.randint(1, 9), rng.randint(1, 9))
+            for _ in range(rng.randint(1, 4))
+        ],
+    )
 
 
-def projection(linear: nn.Module, i: int) -> Tensor:
-    if isinstance(linear, DenseLinear):
-        return linear.weight[i]
-    return non_dynamic_fused_weight(linear.shared_weight[None], linear.A[i], linear.B[i])
-
-
-def position(xyzr: Tensor) -> Tensor:
-    columns = []
-    for value in (xyzr[..., 0] / 1000, xyzr[..., 1] / 1000, xyzr[..., 2], xyzr[..., 3]):
-        for k in range(0, DIM // 4, 2):
-            angle = value / 10000 ** (4 * k / DIM)
-            columns += [angle.sin(), angle.cos()]
-    return torch.stack(columns, dim=-1)
-
-
-def corners(xyzr: Tensor) -> Tensor:
-    x, y, z, r = xyzr.unbind(-1)
-    w, h = 2 ** (z - r / 2), 2 ** (z + r / 2)
-    return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), dim=-1)
-
-
-def log_iof(boxes: Tensor) -> Tensor:
-    """(L, 4) -> (L, L)."""
-    rows = torch.empty(len(boxes), len(boxes))
-    for i, a in enumerate(boxes.tolist()):
-        for j, b in enumerate(boxes.tolist()):
-            w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-            area = (a[2] - a[0]) * (a[3] - a[1])
-            rows[i, j] = math.log(max(w, 0) * max(h, 0) / area + 1e-7)
-    return rows
-
-
-def attention(stage: nn.Module, content: Tensor, xyzr: Tensor) -> Tensor:
-    x = content + position(xyzr)
-    mha, d = stage.attention, DIM // HEADS
-    q, k, v = (x @ mha.in_proj_weight.T + mha.in_proj_bias).chunk(3, dim=-1)
-    read = torch.empty_like(x)
-    for b in range(len(x)):
-        bias = log_iof(corners(xyzr[b]))
-        for head in range(HEADS):
-            part = slice(head * d, (head + 1) * d)
-            logits = q[b, :, part] @ k[b, :, part].T / math.sqrt(d) + stage.iof_tau[head] * bias
-            read[b, :, part] = logits.softmax(-1) @ v[b, :, part]
-    return x + read @ mha.out_proj.weight.T + mha.out_proj.bias
-
-
-def literal_decoder(decoder: Decoder, features: list[Tensor], content: Tensor, xyzr: Tensor):
-    predictions = []
-    for i, stage in enumerate(decoder.stages):
-        content = stage.attention_norm(attention(stage, content, xyzr))
-        offsets = (content @ stage.offsets.weight.T + stage.offsets.bias).view(*content.shape[:2], G, P_IN, 3)
-        x, y, z, r = (xyzr[..., k, None, None] for k in range(4))
-        w, h = 2 ** (z - r / 2), 2 ** (z + r / 2)
-        points = torch.stack((x + offsets[..., 0] * w, y + offsets[..., 1] * h, z + offsets[..., 2]), dim=-1)
-        sampled = literal_sampling(features, STRIDES, points, G)
-        bank = decoder.bank
-        mixed = literal_mixing(
-            sampled, generated(bank.channel, content, i), generated(bank.spatial, content, i)
-        )
-        content = stage.mixing_norm(content + mixed @ projection(bank.output, i).T + bank.output.bias[i])
-        hidden = torch.relu(content @ stage.ffn[0].weight.T + stage.ffn[0].bias)
-        content = stage.ffn_norm(content + hidden @ stage.ffn[2].weight.T + stage.ffn[2].bias)
-        logits, delta = (
-            head[3](F.relu(head[1](head[0](content)))) for head in (stage.classify, stage.regress)
-        )
-        xyzr = torch.cat(
-            (xyzr[..., :2] + delta[..., :2] * 2 ** xyzr[..., 2:3], xyzr[..., 2:] + delta[..., 2:]),
-            dim=-1,
-        )
-        predictions.append((logits, corners(xyzr)))
-        xyzr = xyzr.detach()
-    return predictions
+def random_decoder(
+    adaptive: bool, static: bool, **sizes
+) -> tuple[Decoder, tuple[list[Tensor], Tensor, Tensor]]:
+    """In float64 with random weights, and what it is given: boxes small and large, some outside the image."""
+    N, dim, g, C = sizes["stages"], sizes["dim"], sizes["groups"], sizes["channels"]
+    P_in, P_out, rank, levels = (sizes[name] for name in ("points_in", "points_out", "rank", "levels"))
+    K = [1 + i % 3 for i in range(N)]
+    channel, spatial = (
+        LORSGenerator(N, dim, shape, rank, K) if adaptive else DenseGenerator(N, dim, shape)
+        for shape in ((g, C, C), (g, P_in, P_out))
+    )
+    sides = g * P_out * C, dim
+    output = LORSLinear(N, *sides, rank, K) if static else DenseLinear(N, *sides)
+    strides = [stride for stride, _, _ in levels]
+    bank = ParameterBank(channel, spatial, output)
+    decoder = Decoder(bank, CLASSES, num_heads=HEADS, ffn_dim=32, strides=strides).double()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    like = dict(dtype=torch.float64)
+    batch, queries = sizes["batch"], sizes["queries"]
+    features = [torch.randn(batch, g * C, h, w, **like, requires_grad=True) for _, h, w in levels]
+    stride, h, w = levels[0]
+    xy = (2 * torch.rand(batch, queries, 2, **like) - 0.5) * torch.tensor([w * stride, h * stride])
+    z, r = 6 * torch.rand(batch, queries, 1, **like), torch.randn(batch, queries, 1, **like)
+    content = torch.randn(batch, queries, dim, **like, requires_grad=True)
+    return decoder, (features, content, torch.cat((xy, z, r), dim=-1))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("static", [False, True])
-def test_every_stage_is_the_one_written_out(adaptive, static):
-    decoder = make_decoder(adaptive, static)
-    given = inputs()
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *map(random_sizes, range(8)),
+        dict(random_sizes(8), batch=1, queries=1),
+        dict(random_sizes(9), groups=1),
+        dict(random_sizes(10), levels=[(4, 1, 1), (8, 1, 1), (16, 1, 1)]),
+        # So many that LORS forms one weight for all of them.
+        dict(random_sizes(11), batch=2, queries=30, dim=8),
+    ],
+    ids=range(12),
+)
+def test_the_decoder_is_the_one_written_out_at_any_size(sizes, adaptive, static):
+    decoder, (features, content, xyzr) = random_decoder(adaptive, static, **sizes)
+    ours, theirs = (
+        [tensor for stage in predictions for tensor in stage]
+        for predictions in (
+            decoder(features, content, xyzr),
+            literal_decoder(decoder, features, content, xyzr),
+        )
+    )
     with torch.no_grad():
-        ours, theirs = decoder(*given), literal_decoder(decoder, *given)
-    assert len(ours) == N
-    for (logits, boxes), (expected_logits, expected_boxes) in zip(ours, theirs):
-        assert logits.shape == (2, 5, CLASSES) and boxes.shape == (2, 5, 4)
-        torch.testing.assert_close(logits, expected_logits, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(boxes, expected_boxes, rtol=1e-3, atol=1e-2)
+        in_inference = [tensor for stage in decoder(features, content, xyzr) for tensor in stage]
+    assert len(ours) == len(theirs) == 2 * sizes["stages"]
+    chosen = [torch.randn_like(tensor) for tensor in ours]
+    of = [*features, content, *decoder.parameters()]
+    gradients = [
+        torch.autograd.grad(sum((t * c).sum() for t, c in zip(tensors, chosen)), of)
+        for tensors in (ours, theirs)
+    ]
+    for our, their in zip((*ours, *in_inference, *gradients[0]), (*theirs, *theirs, *gradients[1])):
+        assert our.shape == their.shape
+        assert (our - their).abs().max() <= 1e-9 * their.abs().max() + 1e-11
 
 
 def test_boxes_are_detached_between_stages_but_content_is_not():
@@ -174,6 +147,36 @@ def test_boxes_are_detached_between_stages_but_content_is_not():
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(loss, through_content, retain_graph=True))
     # In its own stage the box is differentiated.
     assert torch.autograd.grad(predictions[0][1].sum(), first.regress[3].bias)[0].abs().sum() > 0
+
+
+def test_activation_checkpointing_keeps_less_and_changes_nothing():
+    decoder = make_decoder()
+    given = inputs()
+    results = []
+    for flag in (False, True):
+        decoder.activation_checkpointing = flag
+        kept = 0
+
+        def pack(tensor):
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = sum(part.square().sum() for stage in decoder(*given) for part in stage)
+        results.append((kept, torch.autograd.grad(loss, list(decoder.parameters()))))
+    (all_kept, expected), (few_kept, actual) = results
+    assert few_kept < all_kept / 3
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected))
+
+
+def test_the_inference_path_is_one_graph():
+    decoder = make_decoder().eval()
+    given = inputs()
+    with torch.no_grad():
+        exported = torch.export.export(decoder, given).module()(*given)
+        for ours, theirs in zip(decoder(*given), exported):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_no_parameter_is_registered_twice():

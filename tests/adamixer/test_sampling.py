@@ -30,7 +30,7 @@ def test_sampling_is_grid_sample(batch, queries, groups, number, channels, shape
     points = torch.rand(batch, queries, groups, number, 3, dtype=torch.float64)
     # A spread above 1 puts most points outside, many of them far away.
     points = (((points - 0.5) * spread + 0.5) * span).requires_grad_()
-    ours = Pyramid(levels, strides, groups).sample(points)
+    ours = Pyramid(levels, strides, groups, 1, queries * number).sample(points, 0)
     theirs = literal_sampling(levels, strides, points, groups)
     assert ours.shape == (batch, queries, groups, number, channels)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -77,6 +77,13 @@ def test_offsets_count_in_the_boxs_width_and_height():
                     dx, dy, dz = offsets[b, query, start : start + 3].tolist()
                     expected = [x + dx * w, y + dy * h, z + dz]
                     assert points[b, query, k, p].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_points_are_float32_even_from_bfloat16():
+    assert (
+        sample_points(torch.ones(1, 2, 6, dtype=torch.bfloat16), torch.ones(1, 2, 4), 2).dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize("number", [1, 4, 64])

@@ -23,7 +23,7 @@ def operations(model: nn.Module, height: int = 800, width: int = 1280) -> tuple[
     model.eval()
     analysis = FlopCountAnalysis(_Raw(model), torch.zeros(1, 3, height, width, device=model.device))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    analysis.set_op_handle(**{"aten::embedding_bag": _embedding_bag, "aten::baddbmm": _baddbmm})
+    analysis.set_op_handle(**{"aten::embedding_bag": _embedding_bag, "aten::baddbmm_": _baddbmm})
     by_module = analysis.by_module()
     return by_module["model.decoder"], by_module[""]
 

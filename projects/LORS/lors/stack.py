@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Union
+from typing import Any, Union
 
 import torch
 import torch.nn.functional as F
@@ -270,8 +270,8 @@ class LORSGenerator(nn.Module):
         """(..., query_dim) -> (..., g, d, h).
 
         B_ik E_ik(q) A_ik is linear in q: B and A act on E(q) of each query or, where the queries are far
-        more than the columns of E's weight, on those columns. The sum over k is one product of inner size
-        K r, and no private weight of a query is ever stored apart.
+        more than the columns of E's weight, on those columns. No private weight of a query is ever stored
+        apart.
         """
         if not self.private:
             return self.shared(query).unflatten(-1, self.shape)
@@ -279,12 +279,9 @@ class LORSGenerator(nn.Module):
             return F.linear(query, *self._linear(layer)).unflatten(-1, self.shape)
         g, d, h = self.shape
         E = self.E[layer](query).view(-1, g, self.groups[layer], self.rank, self.rank)
-        EA = (E @ self.A[layer]).view(-1, self.B[layer].shape[1] * self.rank, h)
-        B = self._wide_B(layer).expand(len(E), -1, -1, -1).reshape(len(EA), d, -1)
-        if self.shared is None:
-            weight = torch.bmm(B, EA)
-        else:
-            weight = torch.baddbmm(self.shared(query).view(-1, d, h), B, EA)
+        weight = E.new_zeros(len(E), g * d * h) if self.shared is None else self.shared(query)
+        add = _AddPrivate.apply if torch.is_grad_enabled() else _add_private
+        weight = add(weight.view(-1, g, d, h), E, self.A[layer], self.B[layer])
         return weight.view(*query.shape[:-1], g, d, h)
 
     @torch.no_grad()
@@ -297,10 +294,6 @@ class LORSGenerator(nn.Module):
             dense.bias[i].copy_(bias)
         return dense
 
-    def _wide_B(self, layer: int) -> Tensor:
-        """(g, d, K r), so that one product sums over k."""
-        return self.B[layer].transpose(1, 2).flatten(2)
-
     def _linear(self, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Weight (g d h, d_q) and bias (g d h,) of the one Linear that a layer amounts to."""
         if not self.private:
@@ -310,12 +303,54 @@ class LORSGenerator(nn.Module):
         # (g, K, r, r, d_q + 1)
         columns = torch.cat((E.weight, E.bias[:, None]), dim=1).to(A).view(*A.shape[:3], self.rank, -1)
         EA = A.transpose(2, 3)[:, :, None] @ columns
-        B = self._wide_B(layer).to(A)
+        B = _wide(self.B[layer]).to(A)
         merged = (B @ EA.view(g, -1, h * columns.shape[-1])).view(g * d * h, -1)
         weight, bias = merged[:, :-1], merged[:, -1]
         if self.shared is None:
             return weight.contiguous(), bias
         return self.shared.weight + weight, self.shared.bias + bias
+
+
+def _add_private(weight: Tensor, E: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """weight (N, g, d, h) += sum_k B_k E_k A_k, with E (N, g, K, r, r), A (g, K, r, h) and B (g, K, d, r).
+
+    In place, since a copy takes almost as long as the sum.
+    """
+    weight.flatten(0, 1).baddbmm_(*_factors(E, A, B))
+    return weight
+
+
+class _AddPrivate(torch.autograd.Function):
+    """`_add_private` with gradients that make E A again: kept, it would take half as much as the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, E: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        ctx.mark_dirty(weight)
+        ctx.save_for_backward(E, A, B)
+        return _add_private(weight, E, A, B)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        E, A, B = ctx.saved_tensors
+        left, right = _factors(E, A, B)
+        flat = gradient.flatten(0, 1)
+        of_left = (flat @ right.transpose(1, 2)).view(*E.shape[:2], *B.shape[2:3], -1).sum(dim=0)
+        of_right = (left.transpose(1, 2) @ flat).view(*E.shape[:-1], -1)
+        of_E = of_right @ A.to(E).transpose(-1, -2)
+        of_A = (E.transpose(-1, -2) @ of_right).sum(dim=0)
+        of_B = of_left.unflatten(-1, E.shape[2:4]).transpose(1, 2)
+        return gradient, of_E, of_A.to(A), of_B.to(B)
+
+
+def _factors(E: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """B (N g, d, K r) and E A (N g, K r, h), whose product sums over k."""
+    left = _wide(B).to(E).expand(len(E), -1, -1, -1)
+    return left.flatten(0, 1), (E @ A.to(E)).flatten(2, 3).flatten(0, 1)
+
+
+def _wide(B: Tensor) -> Tensor:
+    """(g, K, d, r) -> (g, d, K r)."""
+    return B.transpose(1, 2).flatten(2)
 
 
 def _share(

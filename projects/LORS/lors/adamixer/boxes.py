@@ -1,4 +1,4 @@
-"""Boxes as AdaMixer keeps them, always in float32.
+"""Boxes as AdaMixer keeps them, in float32 at least.
 
 `xyzr`: x, y the centre in pixels, z = log2(sqrt(w h)) in log2 pixels, r = log2(h / w).
 `xyxy`: the corners in pixels.
@@ -24,7 +24,6 @@ def to_xyxy(xyzr: Tensor) -> Tensor:
 
 def refine(xyzr: Tensor, delta: Tensor) -> Tensor:
     """Moves boxes (..., 4) by a stage's output (..., 4): the centre in units of 2^z, z and r by addition."""
-    delta = delta.float()
     centre = xyzr[..., :2] + delta[..., :2] * 2.0 ** xyzr[..., 2:3]
     return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
 

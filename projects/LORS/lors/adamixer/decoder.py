@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lors.adamixer.boxes import to_xyxy
 from lors.adamixer.sampling import Pyramid
@@ -17,6 +19,8 @@ class Decoder(nn.Module):
 
     Args:
         strides: pixels per position of each feature level.
+        activation_checkpointing: in training, a stage keeps its inputs alone and computes the rest again for
+            the backward pass: less memory, a third more work.
 
     Raises:
         ValueError: query_dim and num_heads do not fit.
@@ -30,6 +34,7 @@ class Decoder(nn.Module):
         num_heads: int = 8,
         ffn_dim: int = 2048,
         strides: Sequence[int] = (4, 8, 16, 32),
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if bank.query_dim % (4 * 2) or bank.query_dim % num_heads:
@@ -37,6 +42,7 @@ class Decoder(nn.Module):
                 f"query_dim={bank.query_dim}: must be a multiple of 8 and of num_heads={num_heads}"
             )
         self.bank, self.num_classes, self.strides = bank, num_classes, tuple(strides)
+        self.activation_checkpointing = activation_checkpointing
         self.stages = nn.ModuleList(
             DecoderStage(bank.query_dim, bank.groups, bank.points_in, num_classes, num_heads, ffn_dim)
             for _ in range(bank.num_stages)
@@ -55,10 +61,17 @@ class Decoder(nn.Module):
         Returns:
             For each stage, class logits (B, L, classes) and boxes xyxy in pixels (B, L, 4).
         """
-        pyramid = Pyramid(features, self.strides, self.bank.groups)
+        bank = self.bank
+        pyramid = Pyramid(
+            features, self.strides, bank.groups, bank.num_stages, content.shape[1] * bank.points_in
+        )
         predictions = []
         for layer, stage in enumerate(self.stages):
-            logits, xyzr, content = stage(pyramid, content, xyzr, self.bank, layer)
+            given = pyramid, content, xyzr, bank, layer
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                logits, xyzr, content = checkpoint(stage, *given, use_reentrant=False)
+            else:
+                logits, xyzr, content = stage(*given)
             predictions.append((logits, to_xyxy(xyzr)))
             xyzr = xyzr.detach()
         return predictions

@@ -21,9 +21,13 @@ class Pyramid:
         levels: (B, d_feat, H_l, W_l) each.
         strides: pixels between neighbours of each level.
         groups: g; group k reads channels k C .. (k + 1) C with C = d_feat / g.
+        readings: how many times it is read.
+        points: how many points of each group and image a reading reads, L P.
     """
 
-    def __init__(self, levels: Sequence[Tensor], strides: Sequence[int], groups: int) -> None:
+    def __init__(
+        self, levels: Sequence[Tensor], strides: Sequence[int], groups: int, readings: int, points: int
+    ) -> None:
         rows = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
         self.positions = rows.shape[1]
         self.table = rows.view(-1, rows.shape[2] // groups)
@@ -33,13 +37,17 @@ class Pyramid:
         self.height = torch.tensor([level.shape[2] for level in levels], **like)
         counts = [level.shape[2] * level.shape[3] for level in levels]
         starts = [sum(counts[:i]) for i in range(len(counts))]
-        self.start = torch.tensor(starts, device=rows.device)
+        self.start = torch.tensor(starts, device=rows.device, dtype=torch.int32)
+        if torch.is_grad_enabled():
+            self.read: list[tuple[Tensor, Tensor] | None] = [None] * readings
+            self.reading = _Readings.apply(self.table, self.read, len(rows) * groups * points)
+            self.table = self.table.detach()
 
-    def sample(self, points: Tensor) -> Tensor:
+    def sample(self, points: Tensor, reading: int) -> Tensor:
         """Points (B, L, g, P, 3) as x, y in pixels and z in log2 pixels -> features (B, L, g, P, C).
 
         Zero outside a level, which spans its own size times its stride; the levels are weighted by
-        softmax of -(z - log2 stride)^2 / 2.
+        softmax of -(z - log2 stride)^2 / 2. `reading` counts from 0.
         """
         batch, groups = points.shape[0], points.shape[2]
         x, y, z = points.split(1, dim=-1)
@@ -48,7 +56,7 @@ class Pyramid:
         columns, column_weights = _neighbours(x, self.width, self.stride)
         lines, line_weights = _neighbours(y, self.height, self.stride)
         image = self.start + _along(0, batch, x) * self.positions
-        group, width = _along(2, groups, x), self.width.long()
+        group, width = _along(2, groups, x), self.width.int()
         lines = [(image + line * width) * groups + group for line in lines]
         columns = [column * groups for column in columns]
         row = torch.stack([line + column for line in lines for column in columns], dim=-1)
@@ -56,7 +64,8 @@ class Pyramid:
         row, weight, level_weight = row.flatten(0, 3), weight.flatten(0, 3), level_weight.flatten(0, 3)
         weight, level_weight = weight.to(self.table.dtype), level_weight.to(self.table.dtype)
         if torch.is_grad_enabled():
-            features = _WeightedRows.apply(self.table, row, weight, level_weight)
+            self.read[reading] = row.detach(), (weight * level_weight[..., None]).detach()
+            features = _WeightedRows.apply(self.reading[reading], self.table, row, weight, level_weight)
         else:  # plain operations, which can be traced and counted
             features = _weighted_rows(
                 self.table, row.flatten(1), (weight * level_weight[..., None]).flatten(1)
@@ -76,7 +85,7 @@ def _neighbours(pixel: Tensor, size: Tensor, stride: Tensor) -> tuple[list[Tenso
     high = low + 1
     fraction = at - low
     weights = [(1 - fraction) * _inside(low, size), fraction * _inside(high, size)]
-    positions = [i.clamp(min=0).minimum(size - 1).long() for i in (low, high)]
+    positions = [i.clamp(min=0).minimum(size - 1).int() for i in (low, high)]
     return positions, weights
 
 
@@ -89,48 +98,70 @@ def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
 
 
-class _WeightedRows(torch.autograd.Function):
-    """The weighted sum of each level's rows, then of the levels, with gradients.
+class _Readings(torch.autograd.Function):
+    """A table (R, C) as each of its readings is differentiated to: (N, C) zeros.
 
-    table (R, C), row and weight (N, levels, K), level_weight (N, levels) -> (N, C). Two sums, because that is
-    grid_sample's rounding, and a point that falls on the other side of a position has another gradient.
-
-    F.embedding_bag's own gradients are several times slower than these. The table's is a weighted sum too,
-    over the points that read a row, which sorted by row are bags; no atomic addition, so it is the same each
-    time on a GPU as well.
+    A reading gives its gradient (N, C) back here, and when all have, the table's is one weighted sum over the
+    points of all readings that read a row: sorted by row they are bags. So a table much larger than a reading
+    is written once, and without atomic addition the sum is the same each time on a GPU as well.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor, level_weight: Tensor) -> Tensor:
-        ctx.save_for_backward(table, row, weight, level_weight)
-        levels = _weighted_rows(table, row.flatten(0, 1), weight.flatten(0, 1))
-        return (levels.view(*level_weight.shape, -1) * level_weight[..., None]).sum(dim=1)
+    def forward(
+        ctx: Any, table: Tensor, read: list[tuple[Tensor, Tensor]], points: int
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.read, ctx.rows = read, len(table)
+        return tuple(table.new_zeros(()).expand(points, table.shape[1]) for _ in read)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        table, row, weight, level_weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        flat, reads = row.flatten().int(), row[0].numel()
-        order = flat.argsort()
-        readers = torch.bincount(flat, minlength=len(table))
-        weight_of_read = (weight * level_weight[..., None]).flatten()
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None]:
+        given = [(*read, gradient) for read, gradient in zip(ctx.read, gradients) if gradient is not None]
+        row, weight, gradient = (torch.cat(parts) for parts in zip(*given))
+        order = row.flatten().argsort()
+        readers = torch.bincount(row.flatten(), minlength=ctx.rows)
         to_table = F.embedding_bag(
-            order.div(reads, rounding_mode="floor"),
+            order.div(row[0].numel(), rounding_mode="floor"),
             gradient,
             readers.cumsum(0) - readers,
-            per_sample_weights=weight_of_read[order],
+            per_sample_weights=weight.flatten()[order],
             mode="sum",
         )
-        point = torch.arange(len(row), device=row.device, dtype=flat.dtype)
+        return to_table, None, None
+
+
+class _WeightedRows(torch.autograd.Function):
+    """The weighted sum of each level's rows, then of the levels, with gradients.
+
+    A reading (N, C) of a table (R, C), row and weight (N, levels, K), level_weight (N, levels) -> (N, C). Two
+    sums, because that is grid_sample's rounding, and a point that falls on the other side of a position has
+    another gradient. The table's gradient is that of the reading; the weights' by F.embedding_bag itself
+    would be several times slower.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, reading: Tensor, table: Tensor, row: Tensor, weight: Tensor, level_weight: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(table, row, weight, level_weight)
+        levels = _weighted_rows(table, row.flatten(0, 1), weight.flatten(0, 1))
+        return levels.view(*level_weight.shape, -1).mul_(level_weight[..., None]).sum(dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor]:
+        table, row, weight, level_weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        reads = row[0].numel()
+        point = torch.arange(len(row), device=row.device, dtype=row.dtype)
         product = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            gradient, table, flat, point * reads, point.repeat_interleave(reads), 0
+            gradient, table, row.flatten(), point * reads, point.repeat_interleave(reads), 0
         ).view_as(weight)
-        return to_table, None, product * level_weight[..., None], (product * weight).sum(dim=-1)
+        return gradient, None, None, product * level_weight[..., None], (product * weight).sum(dim=-1)
 
 
 def _along(dim: int, size: int, like: Tensor) -> Tensor:
     """0 .. size - 1 along one dimension of `like`."""
-    return torch.arange(size, device=like.device).view(-1, *[1] * (like.dim() - dim - 1))
+    return torch.arange(size, device=like.device, dtype=torch.int32).view(-1, *[1] * (like.dim() - dim - 1))
 
 
 def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
@@ -138,7 +169,7 @@ def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
 
     dx and dy count in widths and heights of the query's box, dz adds to its z.
     """
-    offsets = offsets.float().unflatten(-1, (groups, -1, 3))
+    offsets = offsets.unflatten(-1, (groups, -1, 3))
     box = xyzr[..., None, None, :]
     xy = box[..., :2] + offsets[..., :2] * size_of(box)
     return torch.cat((xy, box[..., 2:3] + offsets[..., 2:]), dim=-1)
