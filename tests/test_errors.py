@@ -16,6 +16,7 @@ def fail(error):
         (ValueError("two\n  lines"), "error: two lines"),
         (KeyError("No object named 'x'"), "error: No object named 'x'"),
         (AssertionError(), "error: AssertionError"),
+        (ModuleNotFoundError("needs x"), "error: needs x"),
     ],
     ids=repr,
 )

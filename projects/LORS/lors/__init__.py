@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "AdaMixer": "lors.detector",
     "add_lors_config": "lors.config",
+    "export": "lors.exporting",
     "factorize": "lors.checkpoints",
     "merge": "lors.checkpoints",
 }

@@ -88,9 +88,7 @@ class AdaMixer(nn.Module):
             ValueError: a ground-truth class is not one of the decoder's.
         """
         images = self._preprocess(batched_inputs)
-        features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
-        features = self.neck([features[name] for name in self.in_features])
-        predictions = self.decoder(features, *self.queries(images.image_sizes))
+        predictions = self.predict(images.tensor, images.image_sizes)
         if self.training:
             return set_loss(predictions, self._targets(batched_inputs), images.image_sizes)
         detections = self._detect(*predictions[-1], images.image_sizes)
@@ -102,6 +100,12 @@ class AdaMixer(nn.Module):
             }
             for image, found, size in zip(batched_inputs, detections, images.image_sizes)
         ]
+
+    def predict(self, images: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """Normalised images (B, C, H, W), padded, and their sizes without padding -> the decoder's output."""
+        features = self.backbone(images.contiguous(memory_format=self.memory_format))
+        features = self.neck([features[name] for name in self.in_features])
+        return self.decoder(features, *self.queries(image_sizes))
 
     def _preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         images = [
@@ -127,15 +131,20 @@ class AdaMixer(nn.Module):
     def _detect(
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        num_classes = logits.shape[-1]
-        probability = logits.float().sigmoid().flatten(1)
-        scores, pair = probability.topk(min(self.max_detections, probability.shape[1]))
         return [
-            Instances(
-                size,
-                pred_boxes=Boxes(box[index // num_classes]),
-                scores=score,
-                pred_classes=index % num_classes,
-            )
-            for size, box, score, index in zip(image_sizes, boxes, scores, pair)
+            Instances(size, pred_boxes=Boxes(box), scores=score, pred_classes=label)
+            for size, box, score, label in zip(image_sizes, *best_pairs(logits, boxes, self.max_detections))
         ]
+
+
+def best_pairs(logits: Tensor, boxes: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The query-class pairs of each image with the highest scores, best first.
+
+    logits (B, L, classes), boxes (B, L, 4) -> boxes (B, N, 4), scores (B, N) and classes (B, N); N is `limit`
+    or, if that is less, L times classes.
+    """
+    num_classes = logits.shape[-1]
+    probability = logits.float().sigmoid().flatten(1)
+    scores, pair = probability.topk(min(limit, probability.shape[1]))
+    query = (pair // num_classes)[..., None].expand(-1, -1, 4)
+    return boxes.gather(1, query), scores, pair % num_classes

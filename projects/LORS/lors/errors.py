@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXPECTED = (AssertionError, KeyError, OSError, ValueError)
+EXPECTED = (AssertionError, KeyError, ModuleNotFoundError, OSError, ValueError)
 
 
 @contextmanager

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Writes a trained detector as one program: ONNX, or torch.export's form, by the extension of OUT.
+
+    python tools/export.py --config-file configs/lors_r50_1x.py --weights model_final.pth lors.onnx
+    python tools/export.py --config-file ... --weights ... lors.onnx --height 480 --width 640
+    python tools/export.py --config-file ... --weights ... lors.pt2 --dynamic
+
+Overrides of the config may follow, as for train_net.py. A LORS bank is merged first. A .pt2 is for the
+device that it is made on, train.device.
+
+Input: image (1, 3, H, W), float32 from 0 to 255, channels in the config's image_format, resized and not
+padded. Output, best first: boxes (N, 4) as x0, y0, x1, y1 in pixels of that image, scores (N,), classes (N,).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from lors.checkpoints import load_detector
+from lors.errors import one_line_errors
+from lors.exporting import OUTPUTS, export
+
+# The largest image of COCO's evaluation at a short side of 800, padded.
+HEIGHT, WIDTH = 800, 1344
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the detector")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of that config")
+    parser.add_argument("--height", type=int, help=f"of every image (default: {HEIGHT})")
+    parser.add_argument("--width", type=int, help=f"of every image (default: {WIDTH})")
+    parser.add_argument(
+        "--dynamic", action="store_true", help="any height and width of more than the largest stride"
+    )
+    parser.add_argument("output", metavar="OUT", help="a file .onnx or .pt2")
+    parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="overrides, as for train_net.py")
+    args = parser.parse_intermixed_args(argv)
+    if args.dynamic and (args.height or args.width):
+        parser.error("--dynamic: no --height or --width beside it")
+    return args
+
+
+@one_line_errors()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    # Its optimiser warns of every step that it leaves out.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    cfg, model = load_detector(args.config_file, args.weights, args.opts)
+    size = None if args.dynamic else (args.height or HEIGHT, args.width or WIDTH)
+    export(model, args.output, size)
+    height, width = size or ("H", "W")
+    sys.stdout.write(
+        f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB, image (1, 3, {height}, {width}) "
+        f"{cfg.dataloader.test.mapper.image_format} -> {', '.join(OUTPUTS)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
