@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 import lors
 from lors.adamixer import Queries
+from lors.complexity import operations, parameters
 from lors.criterion import set_loss
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,50 +98,55 @@ def loss_of_each_stage(predictions: Sequence[tuple[Tensor, Tensor]], *truth: Any
 def build(device: torch.device) -> dict[str, nn.Module]:
     """The four detectors; random weights leave nothing at 0, so that boxes move and points spread."""
     lors_config, plain_config = (
-        LazyConfig.load(str(ROOT / "configs" / f"{name}_r50_1x.py")).model for name in ("lors", "adamixer")
+        LazyConfig.load(str(ROOT / "configs" / f"{name}_r50_1x.py")).model
+        for name in ("lors", "adamixer_2x64")
     )
-    bank = plain_config.decoder.bank
-    bank.channel.shape, bank.spatial.shape = [2, 128, 128], [2, 64, 128]
     models = {"LORS": instantiate(lors_config), "plain": instantiate(plain_config)}
     for model in models.values():
         for parameter in model.decoder.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.3 * parameter.shape[-1] ** -0.5)
+    return {name: model.to(device) for name, model in with_twins(models).items()}
+
+
+def with_twins(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """LORS and plain, and what has LORS's weights: the merged and the literal one."""
     models["merged"] = lors.merge(models["LORS"])
     decoder = models["LORS"].decoder
     models["literal"] = copy.deepcopy(models["LORS"], {id(decoder): LiteralDecoder(copy.deepcopy(decoder))})
-    return {name: models[name].to(device) for name in VARIANTS}
+    return {name: models[name] for name in VARIANTS}
 
 
-def random_images(batch: int, size: tuple[int, int]) -> list[dict[str, Any]]:
+def random_images(batch: int, size: tuple[int, int], num_classes: int) -> list[dict[str, Any]]:
     """Detectron2's dataset dicts of noise, with 10 boxes each."""
     h, w = size
     images = []
     for _ in range(batch):
         low, side = torch.rand(2, 10, 2) * 0.5
         boxes = torch.cat((low, low + side + 0.01), dim=1) * torch.tensor([w, h, w, h])
-        truth = Instances(size, gt_boxes=Boxes(boxes), gt_classes=torch.randint(80, (10,)))
+        truth = Instances(size, gt_boxes=Boxes(boxes), gt_classes=torch.randint(num_classes, (10,)))
         image = torch.randint(0, 256, (3, h, w), dtype=torch.uint8)
         images.append({"image": image, "instances": truth})
     return images
 
 
-def decoder_inputs(case: Case, size: tuple[int, int], strides: Sequence[int]) -> tuple[Any, ...]:
+def decoder_inputs(case: Case, size: tuple[int, int], decoder: nn.Module) -> tuple[Any, ...]:
     """Features, content and boxes as they are between two stages: of all sizes, anywhere in the image."""
     h, w = size
-    shape = case.batch, case.queries
-    features = [torch.randn(case.batch, 256, -(-h // s), -(-w // s)) for s in strides]
+    bank, shape = decoder.bank, (case.batch, case.queries)
+    channels = bank.groups * bank.channels
+    features = [torch.randn(case.batch, channels, -(-h // s), -(-w // s)) for s in decoder.strides]
     xy = torch.rand(*shape, 2) * torch.tensor([w, h])
     zr = torch.rand(*shape, 2) * torch.tensor([5.0, 2.0]) + torch.tensor([3.0, -1.0])
-    return features, torch.randn(*shape, 256), torch.cat((xy, zr), dim=-1)
+    return features, torch.randn(*shape, bank.query_dim), torch.cat((xy, zr), dim=-1)
 
 
 def prepare(models: dict[str, nn.Module], case: Case, size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     """For each variant its forward pass: the predictions or, in training, the loss."""
     torch.manual_seed(0)
-    device = models["LORS"].device
-    images = random_images(case.batch, size)
-    features, content, xyzr = decoder_inputs(case, size, models["LORS"].decoder.strides)
+    device, decoder = models["LORS"].device, models["LORS"].decoder
+    images = random_images(case.batch, size, decoder.num_classes)
+    features, content, xyzr = decoder_inputs(case, size, decoder)
     given = (
         [level.to(device).requires_grad_(case.training) for level in features],
         content.to(device).requires_grad_(case.training),
@@ -151,7 +157,7 @@ def prepare(models: dict[str, nn.Module], case: Case, size: tuple[int, int]) -> 
 
     def forward_of(name: str, model: nn.Module) -> Callable[[], Any]:
         model.train(case.training)
-        model.queries = Queries(case.queries, 256).to(device)
+        model.queries = Queries(case.queries, decoder.bank.query_dim).to(device)
         loss = loss_of_each_stage if name == "literal" else set_loss
         decode = torch.compile(model.decoder, dynamic=False) if case.compiled else model.decoder
 
@@ -272,6 +278,16 @@ def cases(quick: bool, cuda: bool) -> list[Case]:
     return chosen
 
 
+def counts(models: dict[str, nn.Module], size: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Parameters, and operations for one image with the queries of the config."""
+    found = {}
+    for name in ("LORS", "merged"):
+        decoder, whole = operations(models[name], *size)
+        sizes = parameters(models[name].decoder), parameters(models[name])
+        found[name] = dict(zip(("decoder_parameters", "parameters"), sizes), decoder=decoder, detector=whole)
+    return found
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -286,7 +302,18 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    parts = [", ".join(f"{name} {value}" for name, value in report["machine"].items())]
+    rows = [
+        (
+            name,
+            f"{one['decoder_parameters'] / 1e6:.1f} M of {one['parameters'] / 1e6:.1f} M",
+            f"{one['decoder'] / 1e9:.2f} G of {one['detector'] / 1e9:.2f} G",
+        )
+        for name, one in report["counts"].items()
+    ]
+    parts = [
+        ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
+        tabulate(rows, ("", "decoder's parameters", "decoder's operations"), disable_numparse=True),
+    ]
     for part, training in itertools.product(("decoder", "detector"), (False, True)):
         records = [r for r in report["cases"] if (r["part"], r["training"]) == (part, training)]
         if not records:
@@ -331,9 +358,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     effort = Effort(1, 3, 2.0) if args.quick else Effort(5, 30, 15.0)
     torch.manual_seed(0)
     models = build(device)
+    counted = counts(models, size)
     chosen = cases(args.quick, device.type == "cuda")
     records = [measure(models, case, size, effort) for case in tqdm(chosen, desc="cases")]
-    report = {"machine": machine(device), "image": size, "cases": records}
+    report = {"machine": machine(device), "image": size, "counts": counted, "cases": records}
     text = json.dumps(report, indent=2) if args.json else f"{as_text(report)}\n\n{memory_as_text(report)}"
     sys.stdout.write(text + "\n")
 

@@ -36,10 +36,7 @@ class _Raw(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        model = self.model
-        features = model.backbone(image)
-        features = model.neck([features[name] for name in model.in_features])
-        return model.decoder(features, *model.queries([tuple(image.shape[-2:])]))
+        return self.model.predict(image, [tuple(image.shape[-2:])])
 
 
 def _shape(value: Any) -> list[int]:
