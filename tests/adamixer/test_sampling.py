@@ -30,7 +30,7 @@ def test_sampling_is_grid_sample(batch, queries, groups, number, channels, shape
     points = torch.rand(batch, queries, groups, number, 3, dtype=torch.float64)
     # A spread above 1 puts most points outside, many of them far away.
     points = (((points - 0.5) * spread + 0.5) * span).requires_grad_()
-    ours = Pyramid(levels, strides, groups, 1, queries * number).sample(points, 0)
+    ours = Pyramid(levels, strides, groups).sample(points)
     theirs = literal_sampling(levels, strides, points, groups)
     assert ours.shape == (batch, queries, groups, number, channels)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)

@@ -61,13 +61,10 @@ class Decoder(nn.Module):
         Returns:
             For each stage, class logits (B, L, classes) and boxes xyxy in pixels (B, L, 4).
         """
-        bank = self.bank
-        pyramid = Pyramid(
-            features, self.strides, bank.groups, bank.num_stages, content.shape[1] * bank.points_in
-        )
+        pyramid = Pyramid(features, self.strides, self.bank.groups)
         predictions = []
         for layer, stage in enumerate(self.stages):
-            given = pyramid, content, xyzr, bank, layer
+            given = pyramid, content, xyzr, self.bank, layer
             if self.activation_checkpointing and torch.is_grad_enabled():
                 logits, xyzr, content = checkpoint(stage, *given, use_reentrant=False)
             else:

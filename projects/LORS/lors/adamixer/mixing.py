@@ -24,11 +24,3 @@ def adaptive_mixing(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
 
 def _norm_relu(x: Tensor) -> Tensor:
     return F.relu(F.layer_norm(x, x.shape[-2:]), inplace=True)
-
-
-def mix_channels(x, channel):
-    return _norm_relu(x @ channel)
-
-
-def mix_points(x, spatial):
-    return _norm_relu(spatial.transpose(-1, -2) @ x)

@@ -21,13 +21,9 @@ class Pyramid:
         levels: (B, d_feat, H_l, W_l) each.
         strides: pixels between neighbours of each level.
         groups: g; group k reads channels k C .. (k + 1) C with C = d_feat / g.
-        readings: how many times it is read.
-        points: how many points of each group and image a reading reads, L P.
     """
 
-    def __init__(
-        self, levels: Sequence[Tensor], strides: Sequence[int], groups: int, readings: int, points: int
-    ) -> None:
+    def __init__(self, levels: Sequence[Tensor], strides: Sequence[int], groups: int) -> None:
         rows = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
         self.positions = rows.shape[1]
         self.table = rows.view(-1, rows.shape[2] // groups)
@@ -39,15 +35,15 @@ class Pyramid:
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.start = torch.tensor(starts, device=rows.device, dtype=torch.int32)
         if torch.is_grad_enabled():
-            self.read: list[tuple[Tensor, Tensor] | None] = [None] * readings
-            self.reading = _Readings.apply(self.table, self.read, len(rows) * groups * points)
+            self.read: list[tuple[Tensor, Tensor, Tensor]] = []
+            self.token = _Table.apply(self.table, self.read)
             self.table = self.table.detach()
 
-    def sample(self, points: Tensor, reading: int) -> Tensor:
+    def sample(self, points: Tensor) -> Tensor:
         """Points (B, L, g, P, 3) as x, y in pixels and z in log2 pixels -> features (B, L, g, P, C).
 
         Zero outside a level, which spans its own size times its stride; the levels are weighted by
-        softmax of -(z - log2 stride)^2 / 2. `reading` counts from 0.
+        softmax of -(z - log2 stride)^2 / 2.
         """
         batch, groups = points.shape[0], points.shape[2]
         x, y, z = points.split(1, dim=-1)
@@ -64,8 +60,7 @@ class Pyramid:
         row, weight, level_weight = row.flatten(0, 3), weight.flatten(0, 3), level_weight.flatten(0, 3)
         weight, level_weight = weight.to(self.table.dtype), level_weight.to(self.table.dtype)
         if torch.is_grad_enabled():
-            self.read[reading] = row.detach(), (weight * level_weight[..., None]).detach()
-            features = _WeightedRows.apply(self.reading[reading], self.table, row, weight, level_weight)
+            features = _WeightedRows.apply(self.token, self.table, row, weight, level_weight, self.read)
         else:  # plain operations, which can be traced and counted
             features = _weighted_rows(
                 self.table, row.flatten(1), (weight * level_weight[..., None]).flatten(1)
@@ -98,26 +93,23 @@ def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
 
 
-class _Readings(torch.autograd.Function):
-    """A table (R, C) as each of its readings is differentiated to: (N, C) zeros.
+class _Table(torch.autograd.Function):
+    """A table (R, C) as a scalar that stands for it in each of its readings, and the gradient of all of them.
 
-    A reading gives its gradient (N, C) back here, and when all have, the table's is one weighted sum over the
-    points of all readings that read a row: sorted by row they are bags. So a table much larger than a reading
-    is written once, and without atomic addition the sum is the same each time on a GPU as well.
+    A reading's backward pass leaves its rows and weights (N, ...) and gradient (N, C) in `read`. The table's
+    gradient is one weighted sum over the points that read a row: sorted by row they are bags. So a table much
+    larger than a reading is written once, and without atomic addition the sum is the same each time on a GPU.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, table: Tensor, read: list[tuple[Tensor, Tensor]], points: int
-    ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, table: Tensor, read: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         ctx.read, ctx.rows = read, len(table)
-        return tuple(table.new_zeros(()).expand(points, table.shape[1]) for _ in read)
+        return table.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None]:
-        given = [(*read, gradient) for read, gradient in zip(ctx.read, gradients) if gradient is not None]
-        row, weight, gradient = (torch.cat(parts) for parts in zip(*given))
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        row, weight, gradient = (torch.cat(parts) for parts in zip(*ctx.read))
+        ctx.read.clear()
         order = row.flatten().argsort()
         readers = torch.bincount(row.flatten(), minlength=ctx.rows)
         to_table = F.embedding_bag(
@@ -127,36 +119,47 @@ class _Readings(torch.autograd.Function):
             per_sample_weights=weight.flatten()[order],
             mode="sum",
         )
-        return to_table, None, None
+        return to_table, None
 
 
 class _WeightedRows(torch.autograd.Function):
     """The weighted sum of each level's rows, then of the levels, with gradients.
 
-    A reading (N, C) of a table (R, C), row and weight (N, levels, K), level_weight (N, levels) -> (N, C). Two
-    sums, because that is grid_sample's rounding, and a point that falls on the other side of a position has
-    another gradient. The table's gradient is that of the reading; the weights' by F.embedding_bag itself
-    would be several times slower.
+    table (R, C), row and weight (N, levels, K), level_weight (N, levels) -> (N, C). Two sums, because that is
+    grid_sample's rounding, and a point that falls on the other side of a position has another gradient. The
+    table's gradient is `_Table`'s; the weights' by F.embedding_bag itself would be several times slower.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, reading: Tensor, table: Tensor, row: Tensor, weight: Tensor, level_weight: Tensor
+        ctx: Any,
+        token: Tensor,
+        table: Tensor,
+        row: Tensor,
+        weight: Tensor,
+        level_weight: Tensor,
+        read: list[tuple[Tensor, Tensor, Tensor]],
     ) -> Tensor:
         ctx.save_for_backward(table, row, weight, level_weight)
+        ctx.read = read
         levels = _weighted_rows(table, row.flatten(0, 1), weight.flatten(0, 1))
         return levels.view(*level_weight.shape, -1).mul_(level_weight[..., None]).sum(dim=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         table, row, weight, level_weight = ctx.saved_tensors
         gradient = gradient.contiguous()
+        to_token = None
+        if ctx.needs_input_grad[0]:
+            ctx.read.append((row, weight * level_weight[..., None], gradient))
+            to_token = table.new_zeros(())
         reads = row[0].numel()
         point = torch.arange(len(row), device=row.device, dtype=row.dtype)
         product = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             gradient, table, row.flatten(), point * reads, point.repeat_interleave(reads), 0
         ).view_as(weight)
-        return gradient, None, None, product * level_weight[..., None], (product * weight).sum(dim=-1)
+        to_weight, to_level_weight = product * level_weight[..., None], (product * weight).sum(dim=-1)
+        return to_token, None, None, to_weight, to_level_weight, None
 
 
 def _along(dim: int, size: int, like: Tensor) -> Tensor:

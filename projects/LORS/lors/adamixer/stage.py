@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lors.adamixer.boxes import intersection_over_first, position_embedding, refine, to_xyxy
-from lors.adamixer.mixing import mix_channels, mix_points
+from lors.adamixer.mixing import adaptive_mixing
 from lors.adamixer.sampling import Pyramid, initial_offsets, sample_points
 from lors.bank import ParameterBank
 
@@ -62,8 +62,8 @@ class DecoderStage(nn.Module):
         """content (B, L, d_q), xyzr (B, L, 4) -> class logits (B, L, classes), xyzr, content."""
         content = self.attention_norm(self._attend(content, xyzr))
         points = sample_points(self.offsets(content), xyzr, self.groups)
-        mixed = mix_channels(pyramid.sample(points, layer), bank.channel(content, layer))
-        mixed = mix_points(mixed, bank.spatial(content, layer)).flatten(2)
+        sampled = pyramid.sample(points)
+        mixed = adaptive_mixing(sampled, bank.channel(content, layer), bank.spatial(content, layer))
         content = self.mixing_norm(content + bank.output(mixed, layer))
         content = self.ffn_norm(content + self.ffn(content))
         return self.classify(content), refine(xyzr, self.regress(content)), content
