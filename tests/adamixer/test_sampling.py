@@ -79,6 +79,18 @@ def test_offsets_count_in_the_boxs_width_and_height():
                     assert points[b, query, k, p].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_one_gradient_does_not_end_up_in_another():
+    levels = [torch.randn(1, 4, 3, 5, requires_grad=True)]
+    points = torch.rand(1, 3, 2, 2, 3).mul(20).requires_grad_()
+    pyramid = Pyramid(levels, [4], groups=2)
+    first, second = pyramid.sample(points).sum(), pyramid.sample(2 * points).square().sum()
+    # The points' alone, through both readings, then the levels' of one.
+    torch.autograd.grad(first + second, points, retain_graph=True)
+    (both,) = torch.autograd.grad(second, levels, retain_graph=True)
+    (alone,) = torch.autograd.grad(Pyramid(levels, [4], groups=2).sample(2 * points).square().sum(), levels)
+    torch.testing.assert_close(both, alone, rtol=0, atol=0)
+
+
 def test_points_are_float32_even_from_bfloat16():
     assert (
         sample_points(torch.ones(1, 2, 6, dtype=torch.bfloat16), torch.ones(1, 2, 4), 2).dtype

@@ -35,7 +35,7 @@ class Pyramid:
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.start = torch.tensor(starts, device=rows.device, dtype=torch.int32)
         if torch.is_grad_enabled():
-            self.read: list[tuple[Tensor, Tensor, Tensor]] = []
+            self.read: list[Read] = []
             self.token = _Table.apply(self.table, self.read)
             self.table = self.table.detach()
 
@@ -93,23 +93,29 @@ def _weighted_rows(table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
 
 
+# Of one reading in a backward pass: which pass, rows and weights (N, levels, K), gradient (N, C).
+Read = tuple[int, Tensor, Tensor, Tensor]
+
+
 class _Table(torch.autograd.Function):
     """A table (R, C) as a scalar that stands for it in each of its readings, and the gradient of all of them.
 
-    A reading's backward pass leaves its rows and weights (N, ...) and gradient (N, C) in `read`. The table's
-    gradient is one weighted sum over the points that read a row: sorted by row they are bags. So a table much
-    larger than a reading is written once, and without atomic addition the sum is the same each time on a GPU.
+    A reading's backward pass leaves what it knows in `read`. The table's gradient is one weighted sum over the
+    points that read a row: sorted by row they are bags. So a table much larger than a reading is written once,
+    and without atomic addition the sum is the same each time on a GPU.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, read: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, table: Tensor, read: list[Read]) -> Tensor:
         ctx.read, ctx.rows = read, len(table)
         return table.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        row, weight, gradient = (torch.cat(parts) for parts in zip(*ctx.read))
+        # A pass that did not want the table's gradient may have left its readings there.
+        now = [read[1:] for read in ctx.read if read[0] == torch._C._current_graph_task_id()]
         ctx.read.clear()
+        row, weight, gradient = (torch.cat(parts) for parts in zip(*now))
         order = row.flatten().argsort()
         readers = torch.bincount(row.flatten(), minlength=ctx.rows)
         to_table = F.embedding_bag(
@@ -138,7 +144,7 @@ class _WeightedRows(torch.autograd.Function):
         row: Tensor,
         weight: Tensor,
         level_weight: Tensor,
-        read: list[tuple[Tensor, Tensor, Tensor]],
+        read: list[Read],
     ) -> Tensor:
         ctx.save_for_backward(table, row, weight, level_weight)
         ctx.read = read
@@ -151,7 +157,8 @@ class _WeightedRows(torch.autograd.Function):
         gradient = gradient.contiguous()
         to_token = None
         if ctx.needs_input_grad[0]:
-            ctx.read.append((row, weight * level_weight[..., None], gradient))
+            task = torch._C._current_graph_task_id()
+            ctx.read.append((task, row, weight * level_weight[..., None], gradient))
             to_token = table.new_zeros(())
         reads = row[0].numel()
         point = torch.arange(len(row), device=row.device, dtype=row.dtype)
