@@ -100,9 +100,9 @@ Read = tuple[int, Tensor, Tensor, Tensor]
 class _Table(torch.autograd.Function):
     """A table (R, C) as a scalar that stands for it in each of its readings, and the gradient of all of them.
 
-    A reading's backward pass leaves what it knows in `read`. The table's gradient is one weighted sum over the
-    points that read a row: sorted by row they are bags. So a table much larger than a reading is written once,
-    and without atomic addition the sum is the same each time on a GPU.
+    A reading's backward pass leaves what it knows in `read`. The table's gradient is one weighted sum over
+    the points that read a row: sorted by row they are bags. So a table much larger than a reading is written
+    once, and without atomic addition the sum is the same each time on a GPU.
     """
 
     @staticmethod
