@@ -9,11 +9,16 @@ python train_net.py --config-file configs/lors_r50_1x.py --eval-only train.init_
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
+import multiprocessing
 import os
+import shlex
+import signal
 import sys
 import traceback
+from functools import partial
 from typing import Any
 
 import detectron2
@@ -38,9 +43,10 @@ from torch.multiprocessing import ProcessExitedException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lors.checkpoints import Checkpointer
-from lors.data import Readable, check_records, num_classes
+from lors.data import Readable, TrainLoader, check_records, num_classes
 from lors.errors import EXPECTED, one_line_errors
-from lors.hooks import ClipGradients, ProgressLine
+from lors.files import remove_unfinished, replacing
+from lors.hooks import ClipGradients, FiniteLoss, ProgressLine, SeedSteps, StopOnSignal, Stopped, seed_step
 from lors.overrides import apply_overrides
 from lors.visualize import draw_results
 
@@ -91,21 +97,38 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     return results
 
 
+def load_train_data(cfg: DictConfig, model: nn.Module) -> tuple[TrainLoader, int]:
+    """The loader, whose stream has the seed of the config or a random one, and the number of images."""
+    dataset = load_dataset(cfg, "train", model)
+    loader = instantiate({**cfg.dataloader.train, "dataset": dataset})
+    loader.seed = cfg.train.seed if cfg.train.seed >= 0 else comm.shared_random_seed()
+    return loader, len(dataset)
+
+
 def train(cfg: DictConfig, resume: bool) -> None:
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    dataset = load_dataset(cfg, "train", model)
+    stream, images = load_train_data(cfg, model)
     load_dataset(cfg, "test", model)  # what is wrong with it is said now, not when training is over
-    loader = Readable(instantiate({**cfg.dataloader.train, "dataset": dataset}))
-    count_iterations(cfg, math.ceil(len(dataset) / cfg.dataloader.train.total_batch_size))
+    loader = Readable(stream)
+    count_iterations(cfg, math.ceil(images / cfg.dataloader.train.total_batch_size))
     model = parallel(cfg, model)
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, backbone_alone=True, trainer=trainer)
+    if cfg.train.amp.enabled:
+        precision = getattr(torch, cfg.train.amp.precision)
+        trainer = AMPTrainer(model, loader, optimizer, precision=precision)
+    else:
+        trainer = SimpleTrainer(model, loader, optimizer)
+    checkpointer = Checkpointer(
+        model, cfg.train.output_dir, backbone_alone=True, trainer=trainer, stream=stream
+    )
 
+    finite, stop = FiniteLoss(stream), StopOnSignal(checkpointer)
     everywhere = [
         hooks.IterationTimer(),
+        SeedSteps(stream),
+        finite,
         ClipGradients(cfg.train.clip_gradient_norm),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]
@@ -119,18 +142,78 @@ def train(cfg: DictConfig, resume: bool) -> None:
                 evaluation,
                 hooks.PeriodicWriter(writers, period=cfg.train.log_period),
                 ProgressLine(),
+                stop,
             ]
         )
     else:
-        trainer.register_hooks([*everywhere, evaluation])
+        trainer.register_hooks([*everywhere, evaluation, stop])
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    stream.next_batch = start
+    if comm.is_main_process():
+        remove_unfinished(cfg.train.output_dir)
+        cut_metrics(os.path.join(cfg.train.output_dir, "metrics.json"), start)
     logging.getLogger("detectron2.engine.train_loop").addFilter(is_bug)
-    with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
-        trainer.train(start, cfg.train.max_iter)
+    try:
+        with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
+            trainer.train(start, cfg.train.max_iter)
+    except FloatingPointError as error:
+        record = finite.write(cfg.train.output_dir)
+        again = command("--replay", record)
+        raise FloatingPointError(f"{error}; its images and losses are in {record}; again: {again}") from error
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signal).name
+        again = command("--resume")
+        logger.warning("%s: stopped after iteration %d, which is saved; go on: %s", name, trainer.iter, again)
+        raise
     loader.log_count("others were trained on instead")
     logger.info("Checkpoints, metrics.json and log.txt: %s", cfg.train.output_dir)
+
+
+def command(*more: str) -> str:
+    """This program's command line with other modes."""
+    given = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return shlex.join(["python", sys.argv[0], *more, *given])
+
+
+def cut_metrics(path: str, start: int) -> None:
+    """Leaves the whole lines of a metrics.json that are from before iteration `start`."""
+    if not os.path.isfile(path):
+        return
+    with open(path) as file:
+        lines = [line for line in file if line.endswith("}\n")]
+    with replacing(path) as scratch:
+        scratch.write_text("".join(line for line in lines if json.loads(line)["iteration"] < start))
+
+
+def replay(cfg: DictConfig, path: str) -> None:
+    """Computes an iteration that was not finite again and logs its losses and the first module to blame."""
+    with open(path) as file:
+        record = json.load(file)
+    model = build_model(cfg).train()
+    Checkpointer(model).load(os.path.join(os.path.dirname(path), record["weights"]))
+    loader, _ = load_train_data(cfg, model)
+    loader.seed, loader.next_batch = record["seed"], record["iteration"]
+    loader.process, loader.processes = record["process"], record["processes"]
+    seed_step(loader, record["iteration"])
+    batch = next(iter(Readable(loader)))
+    logger.info("Images: %s", ", ".join(image["file_name"] for image in batch))
+    for name, module in model.named_modules():
+        module.register_forward_hook(partial(name_if_not_finite, name))
+    amp, device = cfg.train.amp, torch.device(cfg.train.device).type
+    with torch.autocast(device, getattr(torch, amp.precision), enabled=amp.enabled):
+        losses = model(batch)
+    sum(losses.values()).backward()
+    logger.info("Losses: %s", ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items()))
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            logger.info("Gradient not finite: %s", name)
+
+
+def name_if_not_finite(name: str, module: nn.Module, given: Any, output: Any) -> None:
+    if isinstance(output, torch.Tensor) and not output.isfinite().all():
+        logger.info("Output not finite: %s", name)
 
 
 def is_bug(record: logging.LogRecord) -> bool:
@@ -170,7 +253,9 @@ def run(args: argparse.Namespace) -> None:
         default_setup(cfg, args)
         setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
         logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
-        if args.eval_only:
+        if args.replay:
+            replay(cfg, args.replay)
+        elif args.eval_only:
             model = build_model(cfg)
             load_dataset(cfg, "test", model)
             model = parallel(cfg, model)
@@ -196,7 +281,12 @@ def main() -> None:
         action="store_true",
         help="scale batch and learning rate from train.reference_gpus to the GPUs there are",
     )
+    parser.add_argument("--replay", metavar="FILE", help="compute again what FILE says was not finite")
     args = parser.parse_args()
+    signals: list[int] = []
+    if args.num_gpus > 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, partial(pass_on, signals))
     try:
         launch(
             run,
@@ -206,8 +296,21 @@ def main() -> None:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except ProcessExitedException:
-        sys.exit(1)  # that process has said why
+    except ProcessExitedException as error:
+        if not error.signal_name:
+            sys.exit(1)  # that process has said why
+        raise OSError(f"process {error.error_index} was killed by {error.signal_name}") from error
+    except Stopped as stopped:
+        signals.append(stopped.signal)
+    if signals:
+        sys.exit(128 + signals[0])
+
+
+def pass_on(received: list[int], number: int, frame: Any) -> None:
+    """What a process that only waits for those that train does with a signal; a second one ends them."""
+    received.append(number)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
 
 if __name__ == "__main__":

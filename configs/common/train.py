@@ -12,7 +12,7 @@ train = dict(
     checkpointer=dict(period=None, max_to_keep=3),
     log_period=20,
     seed=-1,  # negative: another one each time
-    amp=dict(enabled=False),
+    amp=dict(enabled=False, precision="float16"),  # or "bfloat16"
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     clip_gradient_norm=1.0,
     reference_gpus=8,  # what batch and learning rate are meant for; see --auto-scale

@@ -1,13 +1,9 @@
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
 
-from lors.data import Mapper, RandomChoice
+from lors.data import Mapper, RandomChoice, TrainLoader
 
 _short_edges = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -34,7 +30,7 @@ crop_or_resize = [
 ]
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(TrainLoader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(Mapper)(
             is_train=True,

@@ -148,13 +148,16 @@ class SimpleTrainer:
 class AMPTrainer(SimpleTrainer):
     """SimpleTrainer in mixed precision, on a GPU."""
 
-    def __init__(self, model: nn.Module, data_loader: Iterable, optimizer: Optimizer) -> None:
+    def __init__(
+        self, model: nn.Module, data_loader: Iterable, optimizer: Optimizer, *, precision: torch.dtype
+    ) -> None:
         super().__init__(model, data_loader, optimizer)
+        self.precision = precision
         self.grad_scaler = torch.cuda.amp.GradScaler()
 
     def _losses(self, data: Any) -> dict[str, torch.Tensor]:
         assert torch.cuda.is_available(), "mixed precision needs a GPU"
-        with torch.autocast("cuda", dtype=torch.float16):
+        with torch.autocast("cuda", dtype=self.precision):
             return super()._losses(data)
 
     def _backward(self, loss: torch.Tensor) -> None:

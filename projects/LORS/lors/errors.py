@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXPECTED = (AssertionError, KeyError, ModuleNotFoundError, OSError, ValueError)
+EXPECTED = (AssertionError, FloatingPointError, KeyError, ModuleNotFoundError, OSError, ValueError)
 
 
 @contextmanager

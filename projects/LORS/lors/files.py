@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PREFIX = ".unfinished-"
 
 
 @contextmanager
@@ -17,7 +20,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX) as scratch:
         unfinished = Path(scratch) / path.name
         yield unfinished
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())  # a machine that goes down must not keep the new name with no content
         os.replace(unfinished, path)
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Removes what programs that were killed in `replacing` left in a folder."""
+    for scratch in Path(folder).glob(f"{_PREFIX}*"):
+        shutil.rmtree(scratch, ignore_errors=True)

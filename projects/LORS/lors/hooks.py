@@ -2,25 +2,155 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import signal
 import sys
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
 from tqdm import tqdm
+
+from lors.checkpoints import Checkpointer
+from lors.checkpoints.weights import write
+from lors.data.loader import TrainLoader, mix
+from lors.files import replacing
+
+logger = logging.getLogger(__name__)
+
+
+class SeedSteps(HookBase):
+    """The random numbers of an iteration follow from its number, so a resumed training draws the same."""
+
+    def __init__(self, loader: TrainLoader) -> None:
+        self.loader = loader
+
+    def before_step(self) -> None:
+        seed_step(self.loader, self.trainer.iter)
+
+
+def seed_step(loader: TrainLoader, iteration: int) -> None:
+    seed_all_rng(mix(loader.seed, iteration, loader.process))
 
 
 class ClipGradients(HookBase):
-    """Scales the gradients so that their norm over all parameters is at most `max_norm`."""
+    """Scales the gradients so that their norm over all parameters is at most `max_norm`.
+
+    Raises:
+        FloatingPointError: the norm is not finite, and no loss scaler is there that would leave the step out.
+    """
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
 
     def after_backward(self) -> None:
         trainer = self.trainer
-        if hasattr(trainer, "grad_scaler"):
+        scaled = hasattr(trainer, "grad_scaler")
+        if scaled:
             trainer.grad_scaler.unscale_(trainer.optimizer)
-        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), self.max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), self.max_norm)
+        if not scaled and not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradients are not finite in iteration {trainer.iter}")
+
+
+class FiniteLoss(HookBase):
+    """Ends training where a loss is not finite; knows the batch and the losses of the last iteration.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+    """
+
+    def __init__(self, loader: TrainLoader) -> None:
+        self.loader = loader
+        self.images: list[str] = []
+        self.losses: dict[str, Tensor] = {}
+
+    def before_train(self) -> None:
+        self.trainer.model.register_forward_pre_hook(self._note_images)
+        self.trainer.model.register_forward_hook(self._note_losses)
+
+    def _note_images(self, model: nn.Module, given: tuple[list[dict[str, Any]]]) -> None:
+        if model.training:
+            self.images, self.losses = [image["file_name"] for image in given[0]], {}
+
+    def _note_losses(self, model: nn.Module, given: Any, output: Any) -> None:
+        if model.training:
+            self.losses = {name: loss.detach() for name, loss in output.items()}
+
+    def after_backward(self) -> None:
+        if not torch.stack(list(self.losses.values())).isfinite().all():
+            raise FloatingPointError(f"the loss is not finite in iteration {self.trainer.iter}")
+
+    def write(self, folder: str) -> str:
+        """A JSON file, with the weights beside it, to compute the iteration again from: its path."""
+        trainer = self.trainer
+        process = f"_process{self.loader.process}" if self.loader.processes > 1 else ""
+        path = os.path.join(folder, f"not_finite_{trainer.iter:07d}{process}.json")
+        weights = path.replace(".json", ".pth")
+        model = trainer.model.module if hasattr(trainer.model, "module") else trainer.model
+        write(weights, {"model": model.state_dict()})
+        record = {
+            "iteration": trainer.iter,
+            "images": self.images,
+            "losses": {name: loss.item() for name, loss in self.losses.items()},
+            "weights": os.path.basename(weights),
+            "seed": self.loader.seed,
+            "process": self.loader.process,
+            "processes": self.loader.processes,
+        }
+        with replacing(path) as scratch:
+            scratch.write_text(json.dumps(record, indent=2) + "\n")
+        return path
+
+
+class Stopped(KeyboardInterrupt):
+    """Training ended as SIGTERM or Ctrl-C asked; `signal` is its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+class StopOnSignal(HookBase):
+    """SIGTERM and Ctrl-C end training after the iteration under way, which is saved; a second one at once.
+
+    Raises:
+        Stopped: after such an iteration, in all processes.
+    """
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self.checkpointer = checkpointer
+        self.received = 0
+
+    def before_train(self) -> None:
+        self._former = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+        if comm.get_world_size() == 1:
+            self._restore()
+
+    def after_step(self) -> None:
+        received = max(comm.all_gather(self.received))
+        if received:
+            iteration = self.trainer.iter
+            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            raise Stopped(received)
+
+    def after_train(self) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
 
 class ProgressLine(HookBase):

@@ -52,7 +52,7 @@ def match(costs: Sequence[Tensor]) -> Tensor:
         (4, M) on the costs' device: stage, image, query and the ground-truth box's number in its image.
 
     Raises:
-        ValueError: a cost is not finite.
+        FloatingPointError: a cost is not finite.
     """
     device = costs[0].device
     sizes = [cost.shape for cost in costs]
@@ -62,7 +62,7 @@ def match(costs: Sequence[Tensor]) -> Tensor:
     for image, (cost, size) in enumerate(zip(flat.split([size.numel() for size in sizes]), sizes)):
         for stage, matrix in enumerate(cost.view(size).numpy()):
             if not torch.isfinite(torch.from_numpy(matrix)).all():
-                raise ValueError(
+                raise FloatingPointError(
                     f"stage {stage}: a matching cost is not finite; the predictions have diverged"
                 )
             query, box = linear_sum_assignment(matrix)

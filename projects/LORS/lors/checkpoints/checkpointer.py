@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lors.checkpoints.convert import DETECTOR, convert
-from lors.checkpoints.weights import read, weights_of
+from lors.checkpoints.weights import Unreadable, read, weights_of, write
+from lors.files import replacing
 from lors.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class Checkpointer(DetectionCheckpointer):
     """Loads a whole detector or, where `backbone_alone` allows it, a file with nothing but the backbone.
 
     The authors' AdaMixer and LORS and the backbones of several programs are converted on the way. No code in
-    a file is run.
+    a file is run. What is saved is whole or not there, whenever the program is killed.
 
     Raises, when loading:
         ValueError: a file that cannot be read, tensors of other shapes than the model's, tensors that the
@@ -45,6 +47,45 @@ class Checkpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.backbone_alone = backbone_alone
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        write(path, {"model": self.model.state_dict(), **states, **kwargs})
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as scratch:
+            scratch.write_text(last_filename_basename)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As Detectron2's; a last checkpoint that is damaged or missing gives way to the one before it."""
+        if not resume or not self.has_checkpoint():
+            return self.load(path, checkpointables=[])
+        for saved in self._saved():
+            try:
+                if not os.path.isfile(saved):
+                    raise FileNotFoundError(f"{saved}: not found")
+                return self.load(saved)
+            except (Unreadable, FileNotFoundError) as error:
+                logger.warning("%s; the checkpoint before it is taken", error)
+        raise ValueError(f"{self.save_dir}: no checkpoint can be read; without --resume training starts anew")
+
+    def has_checkpoint(self) -> bool:
+        return bool(self._saved())
+
+    def _saved(self) -> list[str]:
+        """Checkpoints of training: the one tagged as the last, then by age."""
+        if not os.path.isdir(self.save_dir):
+            return []
+        names = [name for name in os.listdir(self.save_dir) if re.fullmatch(r"model_(\d+|final)\.pth", name)]
+        paths = [os.path.join(self.save_dir, name) for name in names]
+        paths.sort(key=os.path.getmtime, reverse=True)
+        last = self.get_checkpoint_file()
+        return [last, *(path for path in paths if path != last)] if last else paths
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:

@@ -27,6 +27,10 @@ _ARRAYS = {
 }
 
 
+class Unreadable(ValueError):
+    """A file that is damaged, of another format, or refused."""
+
+
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
@@ -38,7 +42,8 @@ def read(path: str) -> dict[str, Any]:
     """A checkpoint: `.safetensors`, `.pkl` as in Detectron2's model zoo, else whatever torch.save wrote.
 
     Raises:
-        ValueError: the file is not of that format, is cut off, or holds code.
+        Unreadable: the file is not of that format, is cut off, or holds code.
+        ValueError: it holds something else than a checkpoint.
     """
     path = str(path)
     with open(path, "rb"):  # whatever is wrong from here on is the content
@@ -55,7 +60,7 @@ def read(path: str) -> dict[str, Any]:
             with torch.serialization.safe_globals(_numpy_globals()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"{path}: {_reason(error)}") from error
+        raise Unreadable(f"{path}: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint, it holds a {type(content).__name__}")
     return content

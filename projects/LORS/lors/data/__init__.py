@@ -4,12 +4,14 @@ from lors.data.augmentation import RandomChoice
 from lors.data.check import check_records
 from lors.data.coco import num_classes, register_coco
 from lors.data.digits import make_digits, register_digits
+from lors.data.loader import TrainLoader
 from lors.data.mapper import Mapper, Readable
 
 __all__ = [
     "Mapper",
     "RandomChoice",
     "Readable",
+    "TrainLoader",
     "check_records",
     "make_digits",
     "num_classes",
