@@ -45,7 +45,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from lors.checkpoints import Checkpointer
 from lors.data import Readable, TrainLoader, check_records, num_classes
 from lors.errors import EXPECTED, one_line_errors
-from lors.files import remove_unfinished, replacing
+from lors.files import remove_unfinished
 from lors.hooks import ClipGradients, FiniteLoss, ProgressLine, SeedSteps, StopOnSignal, Stopped, seed_step
 from lors.overrides import apply_overrides
 from lors.visualize import draw_results
@@ -181,10 +181,12 @@ def cut_metrics(path: str, start: int) -> None:
     """Leaves the whole lines of a metrics.json that are from before iteration `start`."""
     if not os.path.isfile(path):
         return
-    with open(path) as file:
-        lines = [line for line in file if line.endswith("}\n")]
-    with replacing(path) as scratch:
-        scratch.write_text("".join(line for line in lines if json.loads(line)["iteration"] < start))
+    # In place, as the writer has it open.
+    with open(path, "r+") as file:
+        whole = [line for line in file if line.endswith("}\n")]
+        file.seek(0)
+        file.writelines(line for line in whole if json.loads(line)["iteration"] < start)
+        file.truncate()
 
 
 def replay(cfg: DictConfig, path: str) -> None:

@@ -6,13 +6,12 @@ import logging
 import numpy as np
 import pytest
 import torch
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from lors.data import Mapper, RandomChoice, Readable
+from lors.data import Mapper, RandomChoice, Readable, TrainLoader
 from lors.data.images import BadImage
 
 AUGMENTATIONS = [
@@ -142,9 +141,8 @@ def test_sizes_that_are_odd(records, size, shape):
 
 
 def training_batches(records, workers, count, **arguments):
-    seed_all_rng(5)
     mapper = Mapper(True, augmentations=AUGMENTATIONS, **arguments)
-    loader = build_detection_train_loader(records, mapper=mapper, total_batch_size=2, num_workers=workers)
+    loader = TrainLoader(records, mapper=mapper, total_batch_size=2, num_workers=workers)
     readable = Readable(loader)
     return readable, list(itertools.islice(iter(readable), count))
 

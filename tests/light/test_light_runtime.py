@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import logging
 import pickle
@@ -21,7 +20,6 @@ from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.data import transforms as T
@@ -269,29 +267,6 @@ def test_coco_json(dataset: str) -> None:
     assert len(MetadataCatalog.get("coco_2017_val").thing_classes) == 80
     ids = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
     assert (len(ids), ids[1], ids[13], ids[44], ids[90]) == (80, 0, 11, 39, 79)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_train_loader_stream(dataset: str, workers: int) -> None:
-    seed_all_rng(5)
-    mapper = Mapper(
-        True,
-        augmentations=[T.RandomFlip(), T.ResizeShortestEdge(range(20, 41), 60, "choice")],
-        image_format="RGB",
-    )
-    dicts = get_detection_dataset_dicts(dataset)
-    loader = build_detection_train_loader(dicts, mapper=mapper, total_batch_size=2, num_workers=workers)
-    batches = list(itertools.islice(iter(loader), 3))
-    for batch in batches:
-        assert len({d["width"] > d["height"] for d in batch}) == 1
-    found = [(d["image_id"], min(d["image"].shape[1:])) for batch in batches for d in batch]
-    assert (
-        found
-        == {
-            0: [(11, 26), (13, 29), (12, 27), (12, 27), (13, 36), (11, 37)],
-            2: [(11, 22), (13, 26), (12, 33), (12, 34), (13, 25), (11, 30)],
-        }[workers]
-    )
 
 
 # Evaluation

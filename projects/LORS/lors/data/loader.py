@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -138,6 +138,5 @@ def _as_it_is(batch: list[Record]) -> list[Record]:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A signal to stop goes to a whole group of processes; the trainer still needs its workers then."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C goes to a whole group of processes; the trainer still needs its workers then."""
+    os.setsid()
