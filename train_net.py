@@ -37,14 +37,14 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lors.checkpoints import Checkpointer
 from lors.data import Readable, TrainLoader, check_records, num_classes
-from lors.errors import EXPECTED, one_line_errors
+from lors.errors import EXPECTED, config_errors, one_line_errors
 from lors.files import remove_unfinished
 from lors.hooks import ClipGradients, FiniteLoss, ProgressLine, SeedSteps, StopOnSignal, Stopped, seed_step
 from lors.overrides import apply_overrides
@@ -105,7 +105,9 @@ def load_train_data(cfg: DictConfig, model: nn.Module) -> tuple[TrainLoader, int
     return loader, len(dataset)
 
 
-def train(cfg: DictConfig, resume: bool) -> None:
+@config_errors()
+def set_up(cfg: DictConfig) -> tuple[SimpleTrainer, Checkpointer, FiniteLoss]:
+    """All that training needs, before the first checkpoint is read."""
     model = build_model(cfg)
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
@@ -148,6 +150,12 @@ def train(cfg: DictConfig, resume: bool) -> None:
     else:
         trainer.register_hooks([*everywhere, evaluation, stop])
 
+    return trainer, checkpointer, finite
+
+
+def train(cfg: DictConfig, resume: bool) -> None:
+    trainer, checkpointer, finite = set_up(cfg)
+    stream, loader = finite.loader, trainer.data_loader
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     stream.next_batch = start
@@ -233,6 +241,10 @@ def count_iterations(cfg: DictConfig, epoch: int) -> None:
         cfg.train.eval_period = epoch
     if cfg.train.checkpointer.period is None:
         cfg.train.checkpointer.period = epoch
+    for name in ("max_iter", "log_period", "checkpointer.period"):
+        value = OmegaConf.select(cfg.train, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"train.{name}={value}: must be a whole number of at least 1")
 
 
 def auto_scale(cfg: DictConfig, gpus: int) -> None:
@@ -249,18 +261,20 @@ def run(args: argparse.Namespace) -> None:
     """What each process does."""
     cfg = None
     try:
-        cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
-        if args.auto_scale:
-            auto_scale(cfg, comm.get_world_size())
-        default_setup(cfg, args)
+        with config_errors():
+            cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+            if args.auto_scale:
+                auto_scale(cfg, comm.get_world_size())
+            default_setup(cfg, args)
         setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
         logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
         if args.replay:
             replay(cfg, args.replay)
         elif args.eval_only:
-            model = build_model(cfg)
-            load_dataset(cfg, "test", model)
-            model = parallel(cfg, model)
+            with config_errors():
+                model = build_model(cfg)
+                load_dataset(cfg, "test", model)
+                model = parallel(cfg, model)
             checkpointer = Checkpointer(model, cfg.train.output_dir)
             if not (cfg.train.init_checkpoint or (args.resume and checkpointer.has_checkpoint())):
                 raise ValueError("--eval-only needs train.init_checkpoint=FILE, or --resume for the last one")

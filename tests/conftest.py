@@ -19,6 +19,25 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the drills in their long form (make drills)")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset in COCO format."""
+    from lors.data.digits import write_dataset
+
+    root = tmp_path_factory.mktemp("data") / "digits"
+    write_dataset(root, {"train": 16, "test": 8})
+    return root
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable:
     """Builds a detector of two stages that runs in milliseconds."""

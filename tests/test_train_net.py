@@ -2,64 +2,13 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import detectron2
 import pytest
 import torch
 
-from lors.data.digits import write_dataset
-
-ROOT = Path(__file__).parent.parent
-LIGHT = detectron2.__version__.endswith("+light")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "digits"
-    write_dataset(root, {"train": 16, "test": 8})
-    return root
-
-
-def arguments(data, output, *more):
-    return [
-        "--config-file",
-        "configs/custom/lors_custom.py",
-        *more,
-        f"dataset.train_json={data}/train.json",
-        f"dataset.train_images={data}/train",
-        f"dataset.test_json={data}/test.json",
-        f"dataset.test_images={data}/test",
-        f"train.output_dir={output}",
-        "train.device=cpu",
-        "train.log_period=1",
-        "train.max_iter=4",
-        "train.eval_period=0",
-        "train.checkpointer.period=2",
-        "train.checkpointer.max_to_keep=9",
-        "dataloader.train.num_workers=0",
-        "dataloader.test.num_workers=0",
-        "dataloader.train.mapper.augmentations=[]",
-    ]
-
-
-def command(*args, **environment):
-    return subprocess.run(
-        [sys.executable, "train_net.py", *args],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
-def losses(output):
-    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    return {record["iteration"]: record["total_loss"] for record in records if "total_loss" in record}
+from training import LIGHT, arguments, assert_one_line, command, losses
 
 
 def average_precision(text):
@@ -242,12 +191,3 @@ def test_coco_that_is_not_there(tmp_path):
 
 def test_eval_only_needs_weights(data, tmp_path):
     assert_one_line(command(*arguments(data, tmp_path, "--eval-only")), "train.init_checkpoint")
-
-
-def assert_one_line(result, *wanted):
-    assert result.returncode == 1, result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    for text in wanted:
-        assert text in errors[0]

@@ -22,6 +22,18 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {_describe(error)}")
 
 
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """While a program is set up from a config, whatever goes wrong is a ValueError that blames its values."""
+    try:
+        yield
+    except EXPECTED:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the config cannot be used: {type(error).__name__}: {reason}") from error
+
+
 def _describe(error: BaseException) -> str:
     """The error in one line, with where datasets are looked for if a file of theirs is missing."""
     # str() of a KeyError is the repr of its text

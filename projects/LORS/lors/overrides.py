@@ -15,8 +15,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`LazyConfig.apply_overrides` for keys that exist in `cfg` or that the object they belong to accepts.
 
     Raises:
-        ValueError: any other key, naming the nearest known one, a text without "=", or a value that Hydra's
-            grammar does not have.
+        ValueError: any other key, naming the nearest known one, a text without "=", a value that Hydra's
+            grammar does not have, or one of another kind than the config's (a text for a number).
     """
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -27,11 +27,23 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
             raise ValueError(f"override {key!r}: no such key in the config; the nearest is {nearest[0]!r}")
     for override in overrides:
+        key = override.partition("=")[0]
+        before = OmegaConf.select(cfg, key)
         try:
             cfg = LazyConfig.apply_overrides(cfg, [override])
         except HydraException as error:
             raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+        kind, value = _kind(before), OmegaConf.select(cfg, key)
+        if kind and value is not None and _kind(value) != kind:
+            raise ValueError(f"override {override!r}: must be a {kind}, as {before!r} is")
     return cfg
+
+
+def _kind(value: object) -> str | None:
+    for kind, types in (("truth value", bool), ("number", (int, float)), ("text", str)):
+        if isinstance(value, types):
+            return kind
+    return "list" if isinstance(value, ListConfig) else None
 
 
 def _is_known(cfg: DictConfig, key: str) -> bool:

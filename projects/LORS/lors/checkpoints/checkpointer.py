@@ -16,6 +16,7 @@ from torch import nn
 
 from lors.checkpoints.convert import DETECTOR, convert
 from lors.checkpoints.weights import Unreadable, read, weights_of, write
+from lors.errors import config_errors
 from lors.files import replacing
 from lors.overrides import apply_overrides
 
@@ -132,10 +133,11 @@ def load_detector(
     Raises:
         ValueError: as `Checkpointer` does; an override is not known, or the device is not there.
     """
-    cfg = apply_overrides(LazyConfig.load(config_file), list(overrides))
-    if not weights:
-        raise ValueError("no file of weights: its name is empty")
-    model = instantiate(cfg.model).eval()
+    with config_errors():
+        cfg = apply_overrides(LazyConfig.load(config_file), list(overrides))
+        if not weights:
+            raise ValueError("no file of weights: its name is empty")
+        model = instantiate(cfg.model).eval()
     Checkpointer(model).load(weights)
     try:
         return cfg, model.to(cfg.train.device)
