@@ -1,9 +1,10 @@
-# make demo   trains and evaluates a LORS detector on handwritten digits (minutes on a CPU)
-# make test   runs the tests
-# make bench  times LORS beside AdaMixer and the method as published (10 minutes on two cores)
+# make demo    trains and evaluates a LORS detector on handwritten digits (minutes on a CPU)
+# make test    runs the tests
+# make bench   times LORS beside AdaMixer and the method as published (10 minutes on two cores)
+# make drills kills, stops and feeds nonsense to the trainer, at length (half an hour on two cores)
 # All make .venv first; PYTHON=... chooses the interpreter for it.
 
-.PHONY: demo test bench setup
+.PHONY: demo test bench drills setup
 
 demo: .venv/complete
 	.venv/bin/python train_net.py --config-file configs/digits/lors_digits.py
@@ -11,6 +12,9 @@ demo: .venv/complete
 test: .venv/complete
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
+
+drills: .venv/complete
+	.venv/bin/python -m pytest --long tests/drills tests/test_train_net.py
 
 bench: .venv/complete
 	.venv/bin/python tools/benchmark.py

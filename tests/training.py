@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import detectron2
@@ -57,9 +58,18 @@ def command(*args: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
+def wait_for_iterations(process: subprocess.Popen, output: Path, number: int) -> None:
+    """Detectron2 cannot yet tell the time left after the first three."""
+    metrics = output / "metrics.json"
+    while process.poll() is None and not (metrics.exists() and len(losses(output)) >= number):
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[1]
+
+
 def losses(output: Path) -> dict[int, float]:
     """Iteration -> total loss."""
-    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    lines = (output / "metrics.json").read_text().splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
     return {record["iteration"]: record["total_loss"] for record in records if "total_loss" in record}
 
 

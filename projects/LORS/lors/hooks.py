@@ -127,6 +127,7 @@ class StopOnSignal(HookBase):
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.received = 0
+        self._former: dict[int, Any] = {}
 
     def before_train(self) -> None:
         self._former = {

@@ -73,6 +73,7 @@ class Checkpointer(DetectionCheckpointer):
                 return self.load(saved)
             except (Unreadable, FileNotFoundError) as error:
                 logger.warning("%s; the checkpoint before it is taken", error)
+                self._parsed_url_during_load = None  # Detectron2 forgets it only where loading succeeds
         raise ValueError(f"{self.save_dir}: no checkpoint can be read; without --resume training starts anew")
 
     def has_checkpoint(self) -> bool:
