@@ -15,7 +15,13 @@ from ..common.data.coco import dataloader
 from ..common.models.small import model
 from ..digits.lors_digits import lr_multiplier, optimizer, train
 
-dataset = dict(train_json="", train_images="", test_json="", test_images="")
+dataset = dict(
+    train_json="",
+    train_images="",
+    test_json="",
+    test_images="",
+    vertical_flip=0.0,  # the chance of one in training; 0.5 where images have no up side
+)
 
 dataloader.train.dataset.names = L(register_coco)(
     json_file="${dataset.train_json}", image_root="${dataset.train_images}"
@@ -31,32 +37,31 @@ def _resize(*short_edges):
     )
 
 
-# A small dataset is soon known by heart: each image is seen at many sizes and in other light, and every other
-# time a part of it.
-_light = dict(intensity_min=0.7, intensity_max=1.3)
+# A small dataset is soon known by heart: each image is seen at several sizes and in other light, and one time
+# in four a part of it.
+_any_size = _resize(208, 224, 240, 256, 272)
+_part = [
+    _resize(240, 288, 336),
+    L(T.RandomCrop)(crop_type="absolute_range", crop_size=[160, 240]),
+    _any_size,
+]
+_light = dict(intensity_min=0.8, intensity_max=1.2)
 dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(),
-    L(RandomChoice)(
-        policies=[
-            [_resize(192, 208, 224, 240, 256, 272, 288)],
-            [
-                _resize(240, 288, 336),
-                L(T.RandomCrop)(crop_type="absolute_range", crop_size=[160, 240]),
-                _resize(192, 208, 224, 240, 256, 272, 288),
-            ],
-        ]
-    ),
+    L(T.RandomFlip)(prob="${dataset.vertical_flip}", horizontal=False, vertical=True),
+    L(RandomChoice)(policies=[*3 * [[_any_size]], _part]),
     L(T.RandomBrightness)(**_light),
     L(T.RandomContrast)(**_light),
     L(T.RandomSaturation)(**_light),
 ]
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=240, max_size=320)]
 dataloader.train.total_batch_size = 4
-dataloader.train.num_workers = dataloader.test.num_workers = 2
+# Workers take the cores from a training that runs on them.
+dataloader.train.num_workers = dataloader.test.num_workers = 4 if train.device == "cuda" else 0
 
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.queries.num_queries = 60
 
-train.max_iter = 3600
+train.max_iter = 3200
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"

@@ -34,7 +34,7 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_factor=0.001,
 )
 
-train.max_iter = 2200
+train.max_iter = 2100
 train.eval_period = train.max_iter
 train.checkpointer.period = 500
 train.seed = 1
