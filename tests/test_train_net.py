@@ -79,23 +79,6 @@ def test_auto_scale_keeps_batch_and_rate_in_proportion(data, tmp_path):
     assert_one_line(result, "--auto-scale: a batch of 0.5 for 1 GPUs")
 
 
-@pytest.mark.skipif(LIGHT, reason="the light runtime is single process; Detectron2 itself runs this")
-def test_two_processes_compute_what_one_does(data, tmp_path):
-    outputs = tmp_path / "one", tmp_path / "two"
-    for processes, output in zip((1, 2), outputs):
-        # BatchNorm sees half a batch in each process, so its statistics stay fixed here.
-        result = command(
-            *arguments(data, output, "--num-gpus", str(processes), "--dist-url", "auto"),
-            "model.fixed_statistics=true",
-            OMP_NUM_THREADS="1",
-        )
-        assert result.returncode == 0, result.stderr
-    one, two = (losses(output) for output in outputs)
-    assert one.keys() == two.keys()
-    for iteration, loss in one.items():
-        assert two[iteration] == pytest.approx(loss, rel=1e-4), iteration
-
-
 @pytest.mark.skipif(not LIGHT, reason="Detectron2 itself does run several processes")
 def test_the_light_runtime_names_the_full_one(data, tmp_path):
     result = command(*arguments(data, tmp_path, "--num-gpus", "2"))

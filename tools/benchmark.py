@@ -45,6 +45,8 @@ from tqdm import tqdm
 
 import lors
 from lors.adamixer import Queries
+from lors.adamixer.mixing import adaptive_mixing
+from lors.adamixer.sampling import Pyramid, sample_points
 from lors.complexity import operations, parameters
 from lors.criterion import set_loss
 
@@ -278,6 +280,51 @@ def cases(quick: bool, cuda: bool) -> list[Case]:
     return chosen
 
 
+@torch.no_grad()
+def parts(model: nn.Module, size: tuple[int, int], effort: Effort) -> dict[str, float]:
+    """Seconds of each part of a stage in inference, 100 queries, batch 1: medians, averaged over the stages."""
+    torch.manual_seed(0)
+    decoder, device = model.decoder.eval(), model.device
+    case = Case("decoder", False, 100, 1)
+    features, content, xyzr = decoder_inputs(case, size, decoder)
+    features, content, xyzr = [f.to(device) for f in features], content.to(device), xyzr.to(device)
+    bank = decoder.bank
+    table = {
+        "table of all levels, once for all stages": lambda: Pyramid(features, decoder.strides, bank.groups)
+    }
+    found = {name: median_seconds(run, device, effort) for name, run in table.items()}
+    pyramid = build()
+    for i, stage in enumerate(decoder.stages):
+        points = sample_points(stage.offsets(content), xyzr, stage.groups)
+        sampled = pyramid.sample(points)
+        weights = bank.channel(content, i), bank.spatial(content, i)
+        mixed = adaptive_mixing(sampled, *weights)
+        runs = {
+            "attention": lambda stage=stage: stage._attend(content, xyzr),
+            "sampling": lambda points=points: pyramid.sample(points),
+            "weights": lambda i=i: (bank.channel(content, i), bank.spatial(content, i)),
+            "mixing": lambda sampled=sampled, weights=weights: adaptive_mixing(sampled, *weights),
+            "output": lambda mixed=mixed, i=i: bank.output(mixed, i),
+            "FFN": lambda stage=stage: stage.ffn(content),
+            "heads": lambda stage=stage: (stage.classify(content), stage.regress(content)),
+        }
+        for name, run in runs.items():
+            found[name] = found.get(name, 0) + median_seconds(run, device, effort) / len(decoder.stages)
+    return found
+
+
+def median_seconds(run: Callable[[], Any], device: torch.device, effort: Effort) -> float:
+    run()
+    return statistics.median(seconds(run, device) for _ in range(effort.most))
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Multiply-adds a second of a large product in float32."""
+    n = 1024 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, n, n, device=device)
+    return n**3 / median_seconds(lambda: a @ b, device, Effort(5, 5, 0.0))
+
+
 def counts(models: dict[str, nn.Module], size: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Parameters, and operations for one image with the queries of the config."""
     found = {}
@@ -310,10 +357,16 @@ def as_text(report: dict[str, Any]) -> str:
         )
         for name, one in report["counts"].items()
     ]
-    parts = [
+    texts = [
         ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
         tabulate(rows, ("", "decoder's parameters", "decoder's operations"), disable_numparse=True),
     ]
+    names = list(report["parts"]["LORS"])
+    rows = [
+        [name, *(f"{1000 * report['parts'][variant][name]:.2f}" for variant in report["parts"])]
+        for name in names
+    ]
+    texts.append("parts of a stage in inference, ms\n" + tabulate(rows, ("", *report["parts"])))
     for part, training in itertools.product(("decoder", "detector"), (False, True)):
         records = [r for r in report["cases"] if (r["part"], r["training"]) == (part, training)]
         if not records:
@@ -329,8 +382,8 @@ def as_text(report: dict[str, Any]) -> str:
             row["turns"] = record["turns"]
             rows.append(row)
         what = "training step" if training else "inference"
-        parts.append(f"{part}, {what}\n" + tabulate(rows, "keys", disable_numparse=True))
-    return "\n\n".join(parts)
+        texts.append(f"{part}, {what}\n" + tabulate(rows, "keys", disable_numparse=True))
+    return "\n\n".join(texts)
 
 
 def memory_as_text(report: dict[str, Any]) -> str:
@@ -360,8 +413,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = build(device)
     counted = counts(models, size)
     chosen = cases(args.quick, device.type == "cuda")
+    of_a_stage = {name: parts(models[name], size, effort) for name in ("LORS", "merged")}
     records = [measure(models, case, size, effort) for case in tqdm(chosen, desc="cases")]
-    report = {"machine": machine(device), "image": size, "counts": counted, "cases": records}
+    known = machine(device) | {"G multiply-adds a second": round(matmul_rate(device) / 1e9, 1)}
+    report = {
+        "machine": known,
+        "image": size,
+        "counts": counted,
+        "parts": of_a_stage,
+        "cases": records,
+    }
     text = json.dumps(report, indent=2) if args.json else f"{as_text(report)}\n\n{memory_as_text(report)}"
     sys.stdout.write(text + "\n")
 
