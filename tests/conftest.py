@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
 sys.path.insert(0, str(Path(__file__).parent))
-torch.set_num_threads(2)
+torch.set_num_threads(min(2, torch.get_num_threads()))
 
 CHANNELS = (8, 12, 16, 20)
 

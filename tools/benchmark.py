@@ -282,7 +282,7 @@ def cases(quick: bool, cuda: bool) -> list[Case]:
 
 @torch.no_grad()
 def parts(model: nn.Module, size: tuple[int, int], effort: Effort) -> dict[str, float]:
-    """Seconds of each part of a stage in inference, 100 queries, batch 1: medians, averaged over the stages."""
+    """Seconds of each part of a stage in inference, 100 queries, batch 1: medians, their mean over stages."""
     torch.manual_seed(0)
     decoder, device = model.decoder.eval(), model.device
     case = Case("decoder", False, 100, 1)

@@ -52,7 +52,6 @@ dataloader.train.mapper.augmentations = [
     L(RandomChoice)(policies=[*3 * [[_any_size]], _part]),
     L(T.RandomBrightness)(**_light),
     L(T.RandomContrast)(**_light),
-    L(T.RandomSaturation)(**_light),
 ]
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=240, max_size=320)]
 dataloader.train.total_batch_size = 4
@@ -62,6 +61,6 @@ dataloader.train.num_workers = dataloader.test.num_workers = 4 if train.device =
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.queries.num_queries = 60
 
-train.max_iter = 3200
+train.max_iter = 3150
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"
