@@ -32,6 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -289,11 +290,9 @@ def parts(model: nn.Module, size: tuple[int, int], effort: Effort) -> dict[str, 
     features, content, xyzr = decoder_inputs(case, size, decoder)
     features, content, xyzr = [f.to(device) for f in features], content.to(device), xyzr.to(device)
     bank = decoder.bank
-    table = {
-        "table of all levels, once for all stages": lambda: Pyramid(features, decoder.strides, bank.groups)
-    }
-    found = {name: median_seconds(run, device, effort) for name, run in table.items()}
-    pyramid = build()
+    table = partial(Pyramid, features, decoder.strides, bank.groups)
+    found = {"table of the levels, once for all stages": median_seconds(table, device, effort)}
+    pyramid = table()
     for i, stage in enumerate(decoder.stages):
         points = sample_points(stage.offsets(content), xyzr, stage.groups)
         sampled = pyramid.sample(points)
