@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time and memory of the LORS detector beside the method as the papers write it, all in one run.
 
-    python tools/benchmark.py            # images of 800 x 1344: up to 10 minutes on two cores
+    python tools/benchmark.py            # images of 800 x 1344; half an hour on two cores
     python tools/benchmark.py --quick    # a small image, few turns: under a minute
     python tools/benchmark.py --json > benchmark.json
 
@@ -403,15 +403,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a small image and few turns: does it all work?")
+    parser.add_argument("--part", choices=("decoder", "detector"), help="only that (default: both)")
     parser.add_argument("--json", action="store_true", help="every figure as JSON")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = (160, 256) if args.quick else (800, 1344)
-    effort = Effort(1, 3, 2.0) if args.quick else Effort(5, 30, 15.0)
+    effort = Effort(1, 3, 2.0) if args.quick else Effort(3, 30, 10.0)
     torch.manual_seed(0)
     models = build(device)
     counted = counts(models, size)
-    chosen = cases(args.quick, device.type == "cuda")
+    chosen = [c for c in cases(args.quick, device.type == "cuda") if args.part in (None, c.part)]
     of_a_stage = {name: parts(models[name], size, effort) for name in ("LORS", "merged")}
     records = [measure(models, case, size, effort) for case in tqdm(chosen, desc="cases")]
     known = machine(device) | {"G multiply-adds a second": round(matmul_rate(device) / 1e9, 1)}
