@@ -99,5 +99,5 @@ def test_images_without_boxes_have_no_matches():
 def test_a_cost_that_is_not_finite_names_its_stage(bad):
     cost = torch.randn(3, 4, 2)
     cost[1, 2, 0] = bad
-    with pytest.raises(ValueError, match="stage 1: .*not finite"):
+    with pytest.raises(FloatingPointError, match="stage 1: .*not finite"):
         match([torch.randn(3, 4, 2), cost])

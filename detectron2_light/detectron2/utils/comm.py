@@ -24,3 +24,8 @@ def is_main_process() -> bool:
 def gather(data: Any) -> list[Any]:
     """The data of all processes."""
     return [data]
+
+
+def all_gather(data: Any) -> list[Any]:
+    """The data of all processes, in each of them."""
+    return [data]

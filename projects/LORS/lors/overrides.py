@@ -33,8 +33,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             cfg = LazyConfig.apply_overrides(cfg, [override])
         except HydraException as error:
             raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
-        kind, value = _kind(before), OmegaConf.select(cfg, key)
-        if kind and value is not None and _kind(value) != kind:
+        kind, given = _kind(before), _kind(OmegaConf.select(cfg, key))
+        if kind and given and given != kind:
             raise ValueError(f"override {override!r}: must be a {kind}, as {before!r} is")
     return cfg
 
@@ -43,7 +43,7 @@ def _kind(value: object) -> str | None:
     for kind, types in (("truth value", bool), ("number", (int, float)), ("text", str)):
         if isinstance(value, types):
             return kind
-    return "list" if isinstance(value, ListConfig) else None
+    return None
 
 
 def _is_known(cfg: DictConfig, key: str) -> bool:
