@@ -210,6 +210,9 @@ def test_flip() -> None:
     assert flip.apply_box(np.array([[0.0, 0, 1, 1]])).tolist() == [[5, 0, 6, 1]]
     T.RandomFlip(prob=0.0)(aug_input)
     assert aug_input.image[0].tolist() == [5, 4, 3, 2, 1, 0]
+    flip = T.RandomFlip(prob=1.0, horizontal=False, vertical=True)(aug_input)
+    assert aug_input.image[:, 0].tolist() == [23, 17, 11, 5]
+    assert flip.apply_box(np.array([[0.0, 0, 1, 1]])).tolist() == [[0, 3, 1, 4]]
 
 
 def test_random_augmentations_draw_the_same_numbers() -> None:

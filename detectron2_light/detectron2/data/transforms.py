@@ -12,6 +12,7 @@ from fvcore.transforms.transform import (
     NoOpTransform,
     Transform,
     TransformList,
+    VFlipTransform,
 )
 from PIL import Image
 
@@ -83,14 +84,17 @@ class ResizeShortestEdge(Augmentation):
 
 
 class RandomFlip(Augmentation):
-    """Mirror left to right with probability `prob`."""
+    """Mirror left to right, or upside down, with probability `prob`."""
 
-    def __init__(self, prob: float = 0.5) -> None:
-        self.prob = prob
+    def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
+        assert horizontal != vertical, "exactly one of horizontal and vertical"
+        self.prob, self.vertical = prob, vertical
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        flip = np.random.uniform() < self.prob
-        return HFlipTransform(image.shape[1]) if flip else NoOpTransform()
+        if np.random.uniform() >= self.prob:
+            return NoOpTransform()
+        height, width = image.shape[:2]
+        return VFlipTransform(height) if self.vertical else HFlipTransform(width)
 
 
 class RandomCrop(Augmentation):
