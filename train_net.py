@@ -46,7 +46,8 @@ from lors.checkpoints import Checkpointer
 from lors.data import Readable, TrainLoader, check_records, num_classes
 from lors.errors import EXPECTED, config_errors, one_line_errors
 from lors.files import remove_unfinished
-from lors.hooks import ClipGradients, FiniteLoss, ProgressLine, SeedSteps, StopOnSignal, Stopped, seed_step
+from lors.hooks import ClipGradients, Evaluation, ProgressLine, SeedSteps, StopOnSignal, Stopped
+from lors.not_finite import FiniteLoss, replay
 from lors.overrides import apply_overrides
 from lors.visualize import draw_results
 
@@ -134,7 +135,7 @@ def set_up(cfg: DictConfig) -> tuple[SimpleTrainer, Checkpointer, FiniteLoss]:
         ClipGradients(cfg.train.clip_gradient_norm),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]
-    evaluation = hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model))
+    evaluation = Evaluation(cfg.train.eval_period, lambda: evaluate(cfg, model))
     if comm.is_main_process():
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         trainer.register_hooks(
@@ -197,35 +198,6 @@ def cut_metrics(path: str, start: int) -> None:
         file.truncate()
 
 
-def replay(cfg: DictConfig, path: str) -> None:
-    """Computes an iteration that was not finite again and logs its losses and the first module to blame."""
-    with open(path) as file:
-        record = json.load(file)
-    model = build_model(cfg).train()
-    Checkpointer(model).load(os.path.join(os.path.dirname(path), record["weights"]))
-    loader, _ = load_train_data(cfg, model)
-    loader.seed, loader.next_batch = record["seed"], record["iteration"]
-    loader.process, loader.processes = record["process"], record["processes"]
-    seed_step(loader, record["iteration"])
-    batch = next(iter(Readable(loader)))
-    logger.info("Images: %s", ", ".join(image["file_name"] for image in batch))
-    for name, module in model.named_modules():
-        module.register_forward_hook(partial(name_if_not_finite, name))
-    amp, device = cfg.train.amp, torch.device(cfg.train.device).type
-    with torch.autocast(device, getattr(torch, amp.precision), enabled=amp.enabled):
-        losses = model(batch)
-    sum(losses.values()).backward()
-    logger.info("Losses: %s", ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items()))
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            logger.info("Gradient not finite: %s", name)
-
-
-def name_if_not_finite(name: str, module: nn.Module, given: Any, output: Any) -> None:
-    if isinstance(output, torch.Tensor) and not output.isfinite().all():
-        logger.info("Output not finite: %s", name)
-
-
 def is_bug(record: logging.LogRecord) -> bool:
     """False where the training loop logs the traceback of what a user can mend; error.txt has it."""
     return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))
@@ -269,7 +241,10 @@ def run(args: argparse.Namespace) -> None:
         setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
         logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
         if args.replay:
-            replay(cfg, args.replay)
+            with config_errors():
+                model = build_model(cfg)
+                loader, _ = load_train_data(cfg, model)
+            replay(args.replay, model, loader, getattr(torch, cfg.train.amp.precision), cfg.train.amp.enabled)
         elif args.eval_only:
             with config_errors():
                 model = build_model(cfg)

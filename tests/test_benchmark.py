@@ -60,7 +60,7 @@ def test_a_record_has_times_ratios_and_memory(benchmark, models):
     assert all(value > 0 for value in (*record["seconds"].values(), *record["ratios"].values()))
     kept = {name: memory["kept"] for name, memory in record["memory_bytes"].items()}
     assert set(kept) == set(benchmark.VARIANTS) and all(size > 0 for size in kept.values())
-    parts = {"LORS": benchmark.parts(models["LORS"], (64, 96), benchmark.Effort(1, 2, 0.0))}
+    parts = {"LORS": benchmark.parts(models["LORS"], (64, 96), turns=2)}
     machine = benchmark.machine(torch.device("cpu"))
     report = {"machine": machine, "counts": {}, "parts": parts, "cases": [record]}
     assert "sampling" in benchmark.as_text(report)

@@ -59,8 +59,6 @@ VARIANTS = ("literal", "LORS", "merged", "plain")
 RATIOS = (("literal", "LORS"), ("literal", "merged"), ("LORS", "plain"), ("merged", "plain"))
 MIB = 2**20
 
-Truth = tuple[Sequence[tuple[Tensor, Tensor]], Sequence[tuple[int, int]]]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -284,7 +282,7 @@ def cases(quick: bool, cuda: bool) -> list[Case]:
 
 
 @torch.no_grad()
-def parts(model: nn.Module, size: tuple[int, int], effort: Effort) -> dict[str, float]:
+def parts(model: nn.Module, size: tuple[int, int], turns: int) -> dict[str, float]:
     """Seconds of each part of a stage in inference, 100 queries, batch 1: medians, their mean over stages."""
     torch.manual_seed(0)
     decoder, device = model.decoder.eval(), model.device
@@ -293,7 +291,7 @@ def parts(model: nn.Module, size: tuple[int, int], effort: Effort) -> dict[str, 
     features, content, xyzr = [f.to(device) for f in features], content.to(device), xyzr.to(device)
     bank = decoder.bank
     table = partial(Pyramid, features, decoder.strides, bank.groups)
-    found = {"table of the levels, once for all stages": median_seconds(table, device, effort)}
+    found = {"table of the levels, once for all stages": median_seconds(table, device, turns)}
     pyramid = table()
     for i, stage in enumerate(decoder.stages):
         points = sample_points(stage.offsets(content), xyzr, stage.groups)
@@ -310,20 +308,20 @@ def parts(model: nn.Module, size: tuple[int, int], effort: Effort) -> dict[str, 
             "heads": lambda stage=stage: (stage.classify(content), stage.regress(content)),
         }
         for name, run in runs.items():
-            found[name] = found.get(name, 0) + median_seconds(run, device, effort) / len(decoder.stages)
+            found[name] = found.get(name, 0) + median_seconds(run, device, turns) / len(decoder.stages)
     return found
 
 
-def median_seconds(run: Callable[[], Any], device: torch.device, effort: Effort) -> float:
+def median_seconds(run: Callable[[], Any], device: torch.device, turns: int) -> float:
     run()
-    return statistics.median(seconds(run, device) for _ in range(effort.most))
+    return statistics.median(seconds(run, device) for _ in range(turns))
 
 
 def matmul_rate(device: torch.device) -> float:
     """Multiply-adds a second of a large product in float32."""
     n = 1024 if device.type == "cpu" else 8192
     a, b = torch.randn(2, n, n, device=device)
-    return n**3 / median_seconds(lambda: a @ b, device, Effort(5, 5, 0.0))
+    return n**3 / median_seconds(lambda: a @ b, device, 5)
 
 
 def counts(models: dict[str, nn.Module], size: tuple[int, int]) -> dict[str, dict[str, float]]:
@@ -415,8 +413,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = build(device)
     counted = counts(models, size)
     chosen = [c for c in cases(args.quick, device.type == "cuda") if args.part in (None, c.part)]
-    of_a_stage = {name: parts(models[name], size, effort) for name in ("LORS", "merged")}
-    records = [measure(models, case, size, effort) for case in tqdm(chosen, desc="cases")]
+    of_a_stage = {name: parts(models[name], size, effort.most) for name in ("LORS", "merged")}
+    records = []
+    for case in (progress := tqdm(chosen, desc="cases")):
+        records.append(measure(models, case, size, effort))
+        # On stderr, so that a run that ends early leaves what it has measured.
+        progress.write(json.dumps(records[-1]), file=sys.stderr)
     known = machine(device) | {"G multiply-adds a second": round(matmul_rate(device) / 1e9, 1)}
     report = {
         "machine": known,

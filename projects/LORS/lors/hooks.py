@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import signal
 import sys
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import get_event_storage
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from lors.checkpoints import Checkpointer
-from lors.checkpoints.weights import write
 from lors.data.loader import TrainLoader, mix
-from lors.files import replacing
-
-logger = logging.getLogger(__name__)
 
 
 class SeedSteps(HookBase):
@@ -59,54 +52,12 @@ class ClipGradients(HookBase):
             raise FloatingPointError(f"the gradients are not finite in iteration {trainer.iter}")
 
 
-class FiniteLoss(HookBase):
-    """Ends training where a loss is not finite; knows the batch and the losses of the last iteration.
+class Evaluation(EvalHook):
+    """Detectron2's, but not after an error or a stop in the last iteration, which it would hide or delay."""
 
-    Raises:
-        FloatingPointError: a loss is not finite.
-    """
-
-    def __init__(self, loader: TrainLoader) -> None:
-        self.loader = loader
-        self.images: list[str] = []
-        self.losses: dict[str, Tensor] = {}
-
-    def before_train(self) -> None:
-        self.trainer.model.register_forward_pre_hook(self._note_images)
-        self.trainer.model.register_forward_hook(self._note_losses)
-
-    def _note_images(self, model: nn.Module, given: tuple[list[dict[str, Any]]]) -> None:
-        if model.training:
-            self.images, self.losses = [image["file_name"] for image in given[0]], {}
-
-    def _note_losses(self, model: nn.Module, given: Any, output: Any) -> None:
-        if model.training:
-            self.losses = {name: loss.detach() for name, loss in output.items()}
-
-    def after_backward(self) -> None:
-        if not torch.stack(list(self.losses.values())).isfinite().all():
-            raise FloatingPointError(f"the loss is not finite in iteration {self.trainer.iter}")
-
-    def write(self, folder: str) -> str:
-        """A JSON file, with the weights beside it, to compute the iteration again from: its path."""
-        trainer = self.trainer
-        process = f"_process{self.loader.process}" if self.loader.processes > 1 else ""
-        path = os.path.join(folder, f"not_finite_{trainer.iter:07d}{process}.json")
-        weights = path.replace(".json", ".pth")
-        model = trainer.model.module if hasattr(trainer.model, "module") else trainer.model
-        write(weights, {"model": model.state_dict()})
-        record = {
-            "iteration": trainer.iter,
-            "images": self.images,
-            "losses": {name: loss.item() for name, loss in self.losses.items()},
-            "weights": os.path.basename(weights),
-            "seed": self.loader.seed,
-            "process": self.loader.process,
-            "processes": self.loader.processes,
-        }
-        with replacing(path) as scratch:
-            scratch.write_text(json.dumps(record, indent=2) + "\n")
-        return path
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 class Stopped(KeyboardInterrupt):

@@ -68,7 +68,10 @@ def read(path: str) -> dict[str, Any]:
 
 def _numpy_globals() -> list[Any]:
     # Checkpoints of training keep a number or two as numpy's.
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    try:
+        from numpy._core import multiarray
+    except ImportError:  # NumPy 1
+        from numpy.core import multiarray
     kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
     return [multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *kinds]
 
