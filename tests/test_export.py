@@ -10,10 +10,12 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from scipy.optimize import linear_sum_assignment
 from torch import nn
+from torch.torch_version import TorchVersion
 
 import lors
 from lors.adamixer import Decoder
 from lors.detector import AdaMixer
+from lors.exporting import ANY_SIZE_TORCH, ONNX_TORCH
 from lors.neck import Neck
 from lors.stack import DenseGenerator
 from lors.swin import Swin
@@ -42,6 +44,8 @@ def exported(model, tmp_path_factory):
     def get(extension, image_size):
         if extension == ".onnx":
             need_onnx()
+        if image_size is None:
+            need_torch(ANY_SIZE_TORCH)
         if (extension, image_size) not in files:
             file = files[extension, image_size] = folder / f"{len(files)}{extension}"
             # A model just built is in training mode.
@@ -53,7 +57,13 @@ def exported(model, tmp_path_factory):
     return get
 
 
+def need_torch(oldest):
+    if TorchVersion(torch.__version__) < oldest:
+        pytest.skip(f"needs torch {oldest}; that an older one is refused is tested")
+
+
 def need_onnx():
+    need_torch(ONNX_TORCH)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[export]'")
 
@@ -135,6 +145,16 @@ def test_an_unknown_extension_names_the_known_ones(name, model, tmp_path):
         lors.export(model, tmp_path / name, SIZES[0])
 
 
+@pytest.mark.parametrize("name, size", [("program.onnx", SIZES[0]), ("program.pt2", None)])
+def test_a_torch_that_is_too_old_is_refused(name, size, model, tmp_path, monkeypatch):
+    if name.endswith(".onnx"):
+        pytest.importorskip("onnxscript", reason="pip install -e '.[export]'")
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.raises(ValueError, match=r"needs torch 2.1\d or later; this is 2.9.1"):
+        lors.export(model, tmp_path / name, size)
+    assert not list(tmp_path.iterdir())
+
+
 def test_packages_that_are_missing_are_named(model, tmp_path, monkeypatch):
     # What Python keeps of a package that cannot be imported.
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -196,6 +216,8 @@ def command():
     ids=["fixed", "dynamic"],
 )
 def test_the_command(sides, sizes, weights, command, tmp_path, capsys):
+    if "--dynamic" in sides:
+        need_torch(ANY_SIZE_TORCH)
     model, file = weights
     output = tmp_path / "made" / "digits.pt2"
     command([*CONFIG, "--weights", file, str(output), *sides, *SMALL])

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.torch_version import TorchVersion
 
 from lors.checkpoints import merge
 from lors.detector import AdaMixer, best_pairs
@@ -18,6 +19,8 @@ from lors.files import replacing
 from lors.swin import Swin
 
 OPSET = 18
+# The oldest torch that each was tried with and that can.
+ONNX_TORCH, ANY_SIZE_TORCH = "2.10", "2.14"
 OUTPUTS = ("boxes", "scores", "classes")
 
 
@@ -35,7 +38,8 @@ def export(model: AdaMixer, path: str | os.PathLike, image_size: tuple[int, int]
         image_size: H and W; None for a program that takes any that are more than the largest stride.
 
     Raises:
-        ValueError: another extension, no size, or no fixed size for a backbone that needs one.
+        ValueError: another extension, no size, no fixed size for a backbone that needs one, or a torch
+            that is too old: ONNX takes 2.10, any size 2.14.
         ModuleNotFoundError: ONNX without the packages for it.
     """
     path = Path(path)
@@ -43,6 +47,7 @@ def export(model: AdaMixer, path: str | os.PathLike, image_size: tuple[int, int]
         raise ValueError(f"{path}: the extension must be one of {', '.join(WRITERS)}")
     if path.suffix == ".onnx":
         _need("onnx", "onnxscript")
+        _need_torch(ONNX_TORCH, "ONNX")
     with replacing(path) as unfinished:
         WRITERS[path.suffix](trace(model, image_size), unfinished)
 
@@ -53,6 +58,7 @@ def trace(model: AdaMixer, image_size: tuple[int, int] | None) -> ExportedProgra
     if image_size is None:
         if isinstance(model.backbone, Swin):
             raise ValueError("the windows of a Swin backbone depend on the image: give a height and a width")
+        _need_torch(ANY_SIZE_TORCH, "a program for images of any size")
         # Beyond one position on the coarsest level, no operation depends on the size.
         sides = {2: Dim("height", min=stride + 1), 3: Dim("width", min=stride + 1)}
         image_size, dynamic = (2 * stride, 3 * stride), {"image": sides}
@@ -123,6 +129,11 @@ def _write_torch(program: ExportedProgram, path: Path) -> None:
 
 
 WRITERS = {".onnx": _write_onnx, ".pt2": _write_torch}
+
+
+def _need_torch(oldest: str, what: str) -> None:
+    if TorchVersion(torch.__version__) < oldest:
+        raise ValueError(f"{what} needs torch {oldest} or later; this is {torch.__version__}")
 
 
 def _need(*packages: str) -> None:
