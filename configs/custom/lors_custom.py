@@ -62,10 +62,10 @@ model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.n
 model.queries.num_queries = 60
 
 # In a run this short AdamW forgets nothing at the usual 1e-4.
-optimizer.weight_decay = 0.3
+optimizer.weight_decay = 0.15
 optimizer.params.weight_decay_norm = optimizer.params.weight_decay_bias = 0.0
 optimizer.params.overrides.content.weight_decay = 0.0
 
-train.max_iter = 3000
+train.max_iter = 3100
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"

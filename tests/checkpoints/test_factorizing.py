@@ -31,6 +31,37 @@ def test_a_merged_generator_is_found_again(groups):
         assert (found(q, layer) - expected).norm() < 1e-3 * expected.norm()
 
 
+def trained(module: LORSGenerator | LORSLinear) -> LORSGenerator | LORSLinear:
+    """Spectra as training leaves them: the last singular value of a factor is a twentieth of its first."""
+    normal(module)
+    fall = torch.logspace(0, -1.3, module.rank)
+    for A, B in zip(module.A, module.B):
+        A.data.mul_(fall[:, None])
+        B.data.mul_(fall)
+    return module
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32), (2, 16, 48), (1, 40, 16)])
+def test_a_trained_generator_is_found_again(shape):
+    lors_stack = trained(LORSGenerator(6, 64, shape, rank=8, groups=(1, 1, 2, 2, 3, 3)))
+    for E in lors_stack.E:
+        E.weight.data.mul_(torch.logspace(0, -1.3, 64))
+    found = lors_stack.merge().factorize(rank=8, groups=lors_stack.groups)
+    q = torch.randn(9, 64)
+    for layer in range(6):
+        expected = lors_stack(q, layer)
+        assert (found(q, layer) - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_a_trained_linear_is_found_again():
+    lors_stack = trained(LORSLinear(4, 200, 48, rank=8, groups=(1, 1, 2, 2)))
+    found = lors_stack.merge().factorize(rank=8, groups=lors_stack.groups)
+    x = torch.randn(9, 200)
+    for layer in range(4):
+        expected = lors_stack(x, layer)
+        assert (found(x, layer) - expected).norm() < 1e-4 * expected.norm()
+
+
 @pytest.mark.parametrize("groups", [1, (1, 1, 2, 2, 3, 3)])
 def test_a_merged_linear_is_found_again(groups):
     lors_stack = normal(LORSLinear(6, 100, 40, rank=4, groups=groups))
@@ -60,14 +91,14 @@ def test_each_alternating_step_lowers_the_error(monkeypatch):
     errors = []
     share = lors.stack._share
 
-    def watched(layers, approximate, private=None):
+    def watched(layers, approximate, shared):
         def approximated(i, rest):
             part = approximate(i, rest)
             seen.append((rest - part).square().sum().item())
             return part
 
         seen: list[float] = []
-        result = share(layers, approximated, private)
+        result = share(layers, approximated, shared)
         errors.append([sum(seen[i : i + 3]) for i in range(0, len(seen), 3)])
         return result
 

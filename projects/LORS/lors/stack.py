@@ -58,7 +58,10 @@ class DenseLinear(nn.Module):
             U = _leading(rest, ranks[layer])
             return U @ (U.T @ rest)
 
-        shared, private = _share([weight.double() for weight in self.weight], truncated_svd)
+        layers = [weight.double() for weight in self.weight]
+        shorter = 0 if self.out_features <= self.in_features else 1
+        shared = _guess_shared([layer.movedim(shorter, 0) for layer in layers], ranks).movedim(0, shorter)
+        shared, private = _share(layers, truncated_svd, shared)
         lors.shared_weight.copy_(shared)
         for i, (part, r) in enumerate(zip(private, ranks)):
             U = _leading(part, r)
@@ -172,34 +175,35 @@ class DenseGenerator(nn.Module):
         """The LORS twin with the nearest weights and biases.
 
         A private part, as a tensor (g, d, h, d_q + 1), is a sum over k of Tucker-2 forms B E A. First it is
-        one form of rank K r, then that is separated into K of rank r, which are fitted in turn to what the
-        others leave.
+        one form of inner size K r, then that is separated into K of inner size r, which are fitted in turn
+        to what the others leave.
         """
         lors = LORSGenerator(self.num_layers, self.query_dim, self.shape, rank, groups).to(self.bias[0])
         layers = [
-            torch.cat((weight, bias[:, None]), dim=1).view(*self.shape, -1)
+            torch.cat((weight, bias[:, None]), dim=1).view(*self.shape, -1).double()
             for weight, bias in zip(self.weight, self.bias)
         ]
+        _, d, h = self.shape
+        ranks = [k * rank for k in lors.groups]
+        longer = 1 if d >= h else 2
+        turned = [layer.movedim(longer, 1) for layer in layers]
+        shared = _guess_shared([layer.flatten(2) for layer in turned], ranks)
+        shared = shared.view_as(turned[0]).movedim(1, longer)
         terms: list[list[Term]] = [[] for _ in layers]
 
         def one_form(layer: int, rest: Tensor) -> Tensor:
-            wide = min(lors.groups[layer] * rank, *self.shape[1:])
-            A = terms[layer][0][2] if terms[layer] else _leading(rest.transpose(1, 2).flatten(2), wide).mT
-            terms[layer] = [_tucker(rest, A)]
+            A = terms[layer][0][2] if terms[layer] else _rows(rest, min(ranks[layer], h))
+            terms[layer] = [_tucker(rest, A, min(ranks[layer], d))]
             return _product(terms[layer][0])
 
         def in_turn(layer: int, rest: Tensor) -> Tensor:
-            left = rest - sum(map(_product, terms[layer]))
-            for k, term in enumerate(terms[layer]):
-                left += _product(term)
-                terms[layer][k] = _tucker(left, term[2])
-                left -= _product(terms[layer][k])
-            return rest - left
+            terms[layer] = _fit_in_turn(rest, terms[layer])
+            return sum(map(_product, terms[layer]))
 
-        shared, _ = _share(layers, one_form)
+        shared, _ = _share(layers, one_form, shared)
         if max(lors.groups) > 1:
             terms = [_separate(known[0], k, rank) for known, k in zip(terms, lors.groups)]
-            shared, _ = _share(layers, in_turn, [sum(map(_product, known)) for known in terms])
+            shared, _ = _share(layers, in_turn, shared)
         lors.shared.weight.copy_(shared[..., :-1].flatten(0, 2))
         lors.shared.bias.copy_(shared[..., -1].flatten())
         for i, known in enumerate(terms):
@@ -353,26 +357,49 @@ def _wide(B: Tensor) -> Tensor:
     return B.transpose(1, 2).flatten(2)
 
 
+def _guess_shared(layers: Sequence[Tensor], ranks: Sequence[int]) -> Tensor:
+    """What layers (..., m, n) share if each is that and a private part of rank r_i; else often their mean.
+
+    The columns of layer i's part lie in the column space of its difference from any other layer, and they are
+    all that these spaces have in common as long as r_i + r_j + r_k <= m. Outside them a layer is what is
+    shared. Of that and the mean it is the one that leaves less beyond the ranks.
+    """
+    identity = torch.eye(layers[0].shape[-2]).to(layers[0])
+    weight, outside = torch.zeros_like(identity), torch.zeros_like(layers[0])
+    for i, layer in enumerate(layers):
+        others = [j for j in range(len(layers)) if j != i]
+        if len(others) > 1 and ranks[i] + sum(sorted(ranks[j] for j in others)[:2]) <= len(identity):
+            spaces = [_leading(layer - layers[j], min(ranks[i] + ranks[j], len(identity))) for j in others]
+            private = _leading(sum(space @ space.mT for space in spaces), ranks[i])
+            projection = identity - private @ private.mT
+            weight, outside = weight + projection, outside + projection @ layer
+
+    def beyond(shared: Tensor) -> Tensor:
+        rests = [layer - shared for layer in layers]
+        values = [torch.linalg.eigvalsh(rest @ rest.mT) for rest in rests]
+        return sum(value[..., : max(len(identity) - r, 0)].sum() for value, r in zip(values, ranks))
+
+    mean = sum(layers) / len(layers)
+    return min(mean, torch.linalg.pinv(weight, hermitian=True) @ outside, key=beyond)
+
+
 def _share(
-    layers: Sequence[Tensor],
-    approximate: Callable[[int, Tensor], Tensor],
-    private: Sequence[Tensor] | None = None,
+    layers: Sequence[Tensor], approximate: Callable[[int, Tensor], Tensor], shared: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Layers as one shared tensor and, for each, a private one of the kind that `approximate` finds.
 
-    In turn, shared is the mean of what the private ones leave, and a private one approximates what shared
-    leaves. No turn makes the error larger; they end when it is all gone or hardly falls any more.
+    In turn, a private one approximates what shared leaves, and shared is the mean of what the private ones
+    leave. No turn makes the error larger; they end when it is all gone or hardly falls any more.
     """
     mean = sum(layers) / len(layers)
     total = sum((layer - mean).square().sum() for layer in layers)
     error = math.inf
-    private = private or [torch.zeros_like(layer) for layer in layers]
     for _ in range(200):
-        shared = sum(layer - part for layer, part in zip(layers, private)) / len(layers)
         private = [approximate(i, layer - shared) for i, layer in enumerate(layers)]
+        shared = sum(layer - part for layer, part in zip(layers, private)) / len(layers)
         before = error
         error = sum((layer - shared - part).square().sum() for layer, part in zip(layers, private))
-        if error <= 1e-10 * total or error > 0.998 * before:
+        if error <= 1e-12 * total or error > 0.998 * before:
             break
     return shared, private
 
@@ -382,11 +409,16 @@ def _leading(matrices: Tensor, rank: int) -> Tensor:
     return torch.linalg.eigh(matrices @ matrices.mT)[1][..., -rank:]
 
 
-def _tucker(tensor: Tensor, A: Tensor) -> Term:
-    """A better B, A and E (HOOI) for a tensor (g, d, h, q) and A (g, r, h) with orthonormal rows."""
-    B = _leading((A[:, None] @ tensor).flatten(2), A.shape[1])
+def _rows(tensor: Tensor, rank: int) -> Tensor:
+    """(g, d, h, q) -> A (g, rank, h), whose rows span most of the tensor's h side."""
+    return _leading(tensor.transpose(1, 2).flatten(2), rank).mT
+
+
+def _tucker(tensor: Tensor, A: Tensor, rank: int) -> Term:
+    """A better B (g, d, rank), E and A (HOOI) for a tensor (g, d, h, q) and A (g, r, h)."""
+    B = _leading((A[:, None] @ tensor).flatten(2), rank)
     left = (B.mT @ tensor.flatten(2)).unflatten(2, tensor.shape[2:])
-    A = _leading(left.transpose(1, 2).flatten(2), A.shape[1]).mT
+    A = _rows(left, A.shape[1])
     return B, A[:, None] @ left, A
 
 
@@ -397,54 +429,54 @@ def _product(term: Term) -> Tensor:
     return (B @ EA.flatten(2)).unflatten(2, EA.shape[2:])
 
 
-def _separate(term: Term, groups: int, rank: int) -> list[Term]:
-    """One form of inner size K r as K of inner size r: exactly, if it is such a sum."""
-    whole = _product(term)
-    found = [_one_by_one(whole, groups, rank)]
-    if term[1].shape[1] == groups * rank:
-        found.append(_by_blocks(term, groups, rank))
-    return min(found, key=lambda terms: (whole - sum(map(_product, terms))).norm())
+def _fit_in_turn(tensor: Tensor, terms: Sequence[Term]) -> list[Term]:
+    """Better terms for a sum of them, each for what the others leave of the tensor."""
+    left = tensor - sum(map(_product, terms))
+    fitted = []
+    for term in terms:
+        left = left + _product(term)
+        fitted.append(_tucker(left, term[2], term[0].shape[2]))
+        left = left - _product(fitted[-1])
+    return fitted
 
 
 def _one_by_one(left: Tensor, groups: int, rank: int) -> list[Term]:
     """Forms that each fit what those before it leave."""
     terms = []
     for _ in range(groups):
-        terms.append(_tucker(left, _leading(left.transpose(1, 2).flatten(2), rank).mT))
+        terms.append(_tucker(left, _rows(left, rank), rank))
         left = left - _product(terms[-1])
     return terms
 
 
-def _by_blocks(term: Term, groups: int, rank: int) -> list[Term]:
-    """The forms of a sum of them: E is X D Y then, with D block diagonal for every column of q."""
-    B, E, A = term
-    X = torch.stack([_block_bases(matrix, groups, rank) for matrix in E.double()]).to(E)
-    DY = (torch.linalg.pinv(X) @ E.flatten(2)).view(len(E), groups, rank, *E.shape[2:]).unbind(1)
-    Y = [_leading(rows.transpose(1, 2).flatten(2), rank).mT for rows in DY]
-    return [(B @ x, y[:, None] @ rows, y @ A) for x, rows, y in zip(X.split(rank, dim=2), DY, Y)]
+def _separate(term: Term, groups: int, rank: int) -> list[Term]:
+    """One form of inner size K r as K of inner size r: exactly, if it is such a sum.
 
-
-def _block_bases(E: Tensor, groups: int, rank: int) -> Tensor:
-    """The X, (K r, K r), of E (K r, K r, q) = X D Y with D block diagonal; its columns are sorted by block.
-
-    A mixture of E's columns times the inverse of another is X D' X^-1. The eigenvectors of one such product
-    belong to a block each, and those of a block are the ones that other products connect.
+    Such a sum stays one when a side of the tensor is multiplied by an invertible matrix. Where all its singular
+    values are 1 a few turns find the terms; as they are, they may take thousands.
     """
-    mixtures = torch.randn(E.shape[2], 6, generator=torch.Generator().manual_seed(0), dtype=E.dtype).to(E)
-    first, *others = (E @ mixtures).unbind(2)
-    products = torch.stack(others) @ torch.linalg.pinv(first)
-    vectors = torch.linalg.eig(products[0])[1]
-    links = (torch.linalg.pinv(vectors) @ products[1:].to(vectors) @ vectors).abs().square().sum(dim=0)
-    links = links + links.T
-    # The first eigenvectors of a graph's Laplacian are constant where it is connected.
-    place = torch.linalg.eigh(links.sum(dim=1).diag() - links)[1][:, :groups]
-    bases, free = [], torch.arange(len(place), device=E.device)
-    for _ in range(groups):
-        near = (place[free] - place[free[0]]).norm(dim=1).argsort()
-        block = vectors[:, free[near[:rank]]]
-        bases.append(torch.linalg.svd(torch.cat((block.real, block.imag), dim=1))[0][:, :rank])
-        free = free[near[rank:]]
-    return torch.cat(bases, dim=1)
+    if groups == 1:
+        return [term]
+    B, E, A = term
+    left, white = _whiten(E, 1)
+    right, white = _whiten(white, 2)
+    query, white = _whiten(white, 3)
+    terms = _one_by_one(white, groups, rank)
+    for _ in range(30):
+        terms = _fit_in_turn(white, terms)
+    exact = [(B @ left @ b, e @ query.mT[:, None], a @ right.mT @ A) for b, e, a in terms]
+    whole = _product(term)
+    nearest = _one_by_one(whole, groups, rank)
+    return min(exact, nearest, key=lambda terms: (whole - sum(map(_product, terms))).norm())
+
+
+def _whiten(tensor: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The tensor (g, ...) as one whose singular values along a side are 1, or 0 for noise, and the matrix (g, n, k)
+    that, on this side, makes it the tensor again."""
+    turned = tensor.movedim(side, 1)
+    U, S, V = torch.linalg.svd(turned.flatten(2), full_matrices=False)
+    V = V * (S > 1e-6 * S[:, :1])[..., None]
+    return U * S[:, None], V.unflatten(2, turned.shape[2:]).movedim(1, side)
 
 
 def _parameters(num_layers: int, shape) -> nn.ParameterList:
