@@ -452,8 +452,8 @@ def _one_by_one(left: Tensor, groups: int, rank: int) -> list[Term]:
 def _separate(term: Term, groups: int, rank: int) -> list[Term]:
     """One form of inner size K r as K of inner size r: exactly, if it is such a sum.
 
-    Such a sum stays one when a side of the tensor is multiplied by an invertible matrix. Where all its singular
-    values are 1 a few turns find the terms; as they are, they may take thousands.
+    Such a sum stays one when a side of the tensor is multiplied by an invertible matrix. Where all singular
+    values are 1 a few turns find the terms; where they fall off it may take thousands.
     """
     if groups == 1:
         return [term]
@@ -471,8 +471,10 @@ def _separate(term: Term, groups: int, rank: int) -> list[Term]:
 
 
 def _whiten(tensor: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The tensor (g, ...) as one whose singular values along a side are 1, or 0 for noise, and the matrix (g, n, k)
-    that, on this side, makes it the tensor again."""
+    """L (g, n, k) and a tensor whose singular values along a side are 1, or 0 for noise.
+
+    Its product with L on that side is the tensor (g, ...) that was given.
+    """
     turned = tensor.movedim(side, 1)
     U, S, V = torch.linalg.svd(turned.flatten(2), full_matrices=False)
     V = V * (S > 1e-6 * S[:, :1])[..., None]
