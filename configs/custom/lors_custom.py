@@ -45,13 +45,11 @@ _part = [
     L(T.RandomCrop)(crop_type="absolute_range", crop_size=[160, 240]),
     _any_size,
 ]
-_light = dict(intensity_min=0.8, intensity_max=1.2)
 dataloader.train.mapper.augmentations = [
     L(RandomChoice)(policies=[*3 * [[_any_size]], _part]),
     L(T.RandomFlip)(),
     L(T.RandomFlip)(prob="${dataset.vertical_flip}", horizontal=False, vertical=True),
-    L(T.RandomBrightness)(**_light),
-    L(T.RandomContrast)(**_light),
+    L(T.RandomBrightness)(intensity_min=0.8, intensity_max=1.2),
 ]
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=240, max_size=320)]
 dataloader.train.total_batch_size = 4
@@ -63,9 +61,10 @@ model.queries.num_queries = 60
 
 # In a run this short AdamW forgets nothing at the usual 1e-4.
 optimizer.weight_decay = 0.15
-optimizer.params.weight_decay_norm = optimizer.params.weight_decay_bias = 0.0
+optimizer.params.weight_decay_norm = 0.0
+optimizer.params.overrides.bias = dict(weight_decay=0.0)
 optimizer.params.overrides.content.weight_decay = 0.0
 
-train.max_iter = 3100
+train.max_iter = 3050
 train.eval_period = train.max_iter
 train.output_dir = "./output/lors_custom"

@@ -488,15 +488,9 @@ def test_launch_of_two_processes_is_an_error() -> None:
         launch(lambda: None, 2)
 
 
-def test_light_and_colours_change_by_a_weight():
+def test_brightness_changes_by_a_weight():
     image = np.random.RandomState(0).randint(0, 256, (5, 6, 3)).astype(np.uint8)
-    grey = image @ [0.299, 0.587, 0.114]
-    for augmentation, expected in (
-        (T.RandomBrightness(0.5, 0.5), image * 0.5),
-        (T.RandomContrast(0.5, 0.5), image * 0.5 + image.mean() * 0.5),
-        (T.RandomSaturation(0.5, 0.5), image * 0.5 + grey[..., None] * 0.5),
-    ):
-        seen = T.AugInput(image.copy())
-        augmentation(seen)
-        assert seen.image.dtype == np.uint8
-        np.testing.assert_allclose(seen.image, expected, atol=1)
+    seen = T.AugInput(image.copy())
+    T.RandomBrightness(0.5, 0.5)(seen)
+    assert seen.image.dtype == np.uint8
+    np.testing.assert_allclose(seen.image, image * 0.5, atol=1)

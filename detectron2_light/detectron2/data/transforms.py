@@ -114,36 +114,12 @@ class RandomCrop(Augmentation):
         return CropTransform(x0, y0, crop_w, crop_h)
 
 
-class _RandomBlend(Augmentation):
-    """Mix the image with what it has least of, by a weight between the two bounds; 1 leaves it as it is."""
+class RandomBrightness(Augmentation):
+    """Mix the image with black by a weight between the two bounds; 1 leaves it as it is."""
 
     def __init__(self, intensity_min: float, intensity_max: float) -> None:
         self.intensity_min, self.intensity_max = intensity_min, intensity_max
 
     def get_transform(self, image: np.ndarray) -> Transform:
         weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(self._other(image), src_weight=1 - weight, dst_weight=weight)
-
-    def _other(self, image: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
-
-
-class RandomBrightness(_RandomBlend):
-    """Between black and brighter."""
-
-    def _other(self, image: np.ndarray) -> np.ndarray:
-        return np.zeros(1)
-
-
-class RandomContrast(_RandomBlend):
-    """Between even grey and more contrast."""
-
-    def _other(self, image: np.ndarray) -> np.ndarray:
-        return image.mean(keepdims=True)
-
-
-class RandomSaturation(_RandomBlend):
-    """Between its grey image and stronger colours; the image is RGB."""
-
-    def _other(self, image: np.ndarray) -> np.ndarray:
-        return image.dot([0.299, 0.587, 0.114])[..., None]
+        return BlendTransform(np.zeros(1), src_weight=1 - weight, dst_weight=weight)
