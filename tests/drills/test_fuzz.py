@@ -65,7 +65,7 @@ def mutate_json(content, rng):
         elif what < 0.3 and isinstance(container, list):
             container.append(copy.deepcopy(container[key]))
         else:
-            container[key] = rng.choice(JUNK)
+            container[key] = copy.deepcopy(rng.choice(JUNK))
     return json.dumps(content).encode()
 
 
