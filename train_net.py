@@ -143,9 +143,9 @@ def set_up(cfg: DictConfig) -> tuple[SimpleTrainer, Checkpointer, FiniteLoss]:
                 *everywhere,
                 hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
                 evaluation,
+                stop,  # before the writer, which after it writes the iteration for the first time
                 hooks.PeriodicWriter(writers, period=cfg.train.log_period),
                 ProgressLine(),
-                stop,
             ]
         )
     else:

@@ -92,7 +92,7 @@ def test_killed_and_resumed_ends_the_same(data, uninterrupted, tmp_path, long):
 def test_a_clean_stop_saves_and_names_the_command_to_go_on(number, data, uninterrupted, tmp_path):
     args = training(data, tmp_path, 0)
     process = one_thread([*args, "train.checkpointer.period=1000"], start)
-    wait_for_iterations(process, tmp_path, 4)
+    wait_for_iterations(process, tmp_path, 1)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
