@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
+from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear, _linear
 from oracle import dynamic_fused_weight, non_dynamic_fused_weight
 
 # (num_layers, sizes, rank, groups)
@@ -263,6 +264,22 @@ def test_the_stack_needs_no_detectron2():
     code = "import sys, lors.stack; print([m for m in sys.modules if m.startswith('detectron2')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7), (0, 7), (2, 0, 7)])
+@pytest.mark.parametrize("features", [3, 30])  # weights wider and taller than they are
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_product_of_float32_is_torchs_with_its_gradients(shape, features, has_bias):
+    def of(multiply) -> list[Tensor]:
+        torch.manual_seed(0)
+        x, weight, bias = torch.randn(shape), torch.randn(features, 7), torch.randn(features)
+        given = [tensor.requires_grad_() for tensor in (x, weight, bias)[: 3 if has_bias else 2]]
+        y = multiply(*given)
+        first = torch.autograd.grad(y.tanh().sum(), given, create_graph=True)
+        return [y, *first, *torch.autograd.grad(sum((g**2).sum() for g in first), given[:2])]
+
+    for ours, theirs in zip(of(_linear), of(F.linear)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("terms", [{}, {"shared": False}])

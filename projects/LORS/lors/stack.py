@@ -29,6 +29,8 @@ from torch import Tensor, nn
 Groups = Union[int, Sequence[int]]
 Term = tuple[Tensor, Tensor, Tensor]  # B (g, d, r), E (g, r, r, q), A (g, r, h)
 INITS = ("paper", "released")
+# What torch.compile makes of F.linear on a CPU; not every build of torch has it.
+_HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class DenseLinear(nn.Module):
@@ -45,7 +47,7 @@ class DenseLinear(nn.Module):
 
     def forward(self, x: Tensor, layer: int) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return F.linear(x, self.weight[layer], self.bias[layer])
+        return _linear(x, self.weight[layer], self.bias[layer])
 
     @torch.no_grad()
     def factorize(self, rank: int, groups: Groups = 1) -> LORSLinear:
@@ -130,12 +132,12 @@ class LORSLinear(nn.Module):
         """(..., in_features) -> (..., out_features); the sum over k is one product of inner size K r."""
         bias = self.bias[layer]
         if not self.private:
-            return F.linear(x, self.shared_weight, bias)
+            return _linear(x, self.shared_weight, bias)
         A = self.A[layer].flatten(0, 1)
         B = self.B[layer].transpose(0, 1).flatten(1)
         if self.shared_weight is None:
-            return F.linear(F.linear(x, A), B, bias)
-        return F.linear(x, self.shared_weight, bias) + F.linear(F.linear(x, A), B)
+            return _linear(_linear(x, A), B, bias)
+        return _linear(x, self.shared_weight, bias) + _linear(_linear(x, A), B)
 
     @torch.no_grad()
     def merge(self) -> DenseLinear:
@@ -168,7 +170,7 @@ class DenseGenerator(nn.Module):
 
     def forward(self, query: Tensor, layer: int) -> Tensor:
         """(..., query_dim) -> (..., g, d, h)."""
-        return F.linear(query, self.weight[layer], self.bias[layer]).unflatten(-1, self.shape)
+        return _linear(query, self.weight[layer], self.bias[layer]).unflatten(-1, self.shape)
 
     @torch.no_grad()
     def factorize(self, rank: int, groups: Groups = 1) -> LORSGenerator:
@@ -278,27 +280,29 @@ class LORSGenerator(nn.Module):
         apart.
         """
         if not self.private:
-            return self.shared(query).unflatten(-1, self.shape)
+            return _linear(query, self.shared.weight, self.shared.bias).unflatten(-1, self.shape)
         if query.numel() > 2 * self.query_dim**2:
-            return F.linear(query, *self._linear(layer)).unflatten(-1, self.shape)
-        g, d, h = self.shape
-        E = self.E[layer](query).view(-1, g, self.groups[layer], self.rank, self.rank)
-        weight = E.new_zeros(len(E), g * d * h) if self.shared is None else self.shared(query)
+            return _linear(query, *self._as_linear(layer)).unflatten(-1, self.shape)
+        flat = query.reshape(-1, self.query_dim)
+        E = self.E[layer](flat).view(-1, self.shape[0], self.groups[layer], self.rank, self.rank)
+        if self.shared is None:
+            weight = E.new_zeros(len(E), math.prod(self.shape))
+        else:
+            weight = _linear(flat, self.shared.weight, self.shared.bias)
         add = _AddPrivate.apply if torch.is_grad_enabled() else _add_private
-        weight = add(weight.view(-1, g, d, h), E, self.A[layer], self.B[layer])
-        return weight.view(*query.shape[:-1], g, d, h)
+        return add(weight, E, self.A[layer], self.B[layer]).view(*query.shape[:-1], *self.shape)
 
     @torch.no_grad()
     def merge(self) -> DenseGenerator:
         """The dense stack with the same function."""
         dense = DenseGenerator(self.num_layers, self.query_dim, self.shape).to(next(self.parameters()))
         for i in range(self.num_layers):
-            weight, bias = self._linear(i, torch.float64)
+            weight, bias = self._as_linear(i, torch.float64)
             dense.weight[i].copy_(weight)
             dense.bias[i].copy_(bias)
         return dense
 
-    def _linear(self, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    def _as_linear(self, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Weight (g d h, d_q) and bias (g d h,) of the one Linear that a layer amounts to."""
         if not self.private:
             return self.shared.weight, self.shared.bias
@@ -315,12 +319,57 @@ class LORSGenerator(nn.Module):
         return self.shared.weight + weight, self.shared.bias + bias
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear; float32 on a CPU by way of oneDNN, which takes half of MKL's time with a bank's weights.
+
+    What is traced or compiled has F.linear itself.
+    """
+    if (
+        not _HAS_ONEDNN
+        or x.device.type != "cpu"
+        or not x.dtype == weight.dtype == torch.float32
+        or x.numel() == 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+    ):
+        return F.linear(x, weight, bias)
+    multiply = _OneDNNLinear.apply if torch.is_grad_enabled() else _onednn_linear
+    if x.dim() == 2:  # not a view, so that it can be written to in place
+        return multiply(x, weight, bias)
+    return multiply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, k), weight (m, k), bias (m,) -> (N, m)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn_linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        tall = len(weight) > x.shape[1]  # then MKL is no slower, nor does it transpose its result
+        return (
+            _linear(gradient, weight.t()) if of_x else None,
+            (gradient.t() @ x if tall else _linear(gradient.t(), x.t())) if of_weight else None,
+            gradient.sum(dim=0) if of_bias else None,
+        )
+
+
 def _add_private(weight: Tensor, E: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """weight (N, g, d, h) += sum_k B_k E_k A_k, with E (N, g, K, r, r), A (g, K, r, h) and B (g, K, d, r).
+    """weight (N, g d h) += sum_k B_k E_k A_k, with E (N, g, K, r, r), A (g, K, r, h) and B (g, K, d, r).
 
     In place, since a copy takes almost as long as the sum.
     """
-    weight.flatten(0, 1).baddbmm_(*_factors(E, A, B))
+    left, right = _factors(E, A, B)
+    weight.view(len(left), left.shape[1], -1).baddbmm_(left, right)
     return weight
 
 
@@ -337,7 +386,7 @@ class _AddPrivate(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         E, A, B = ctx.saved_tensors
         left, right = _factors(E, A, B)
-        flat = gradient.flatten(0, 1)
+        flat = gradient.reshape(len(left), left.shape[1], -1)
         of_left = (flat @ right.transpose(1, 2)).view(*E.shape[:2], *B.shape[2:3], -1).sum(dim=0)
         of_right = (left.transpose(1, 2) @ flat).view(*E.shape[:-1], -1)
         of_E = of_right @ A.to(E).transpose(-1, -2)
