@@ -37,3 +37,11 @@ def test_a_group_is_mixed_from_its_own_samples_alone():
     after = adaptive_mixing(x, channel, spatial).unflatten(-1, (2, 5, 3))
     assert torch.equal(before[:, :, 0], after[:, :, 0])
     assert not torch.equal(before[:, :, 1], after[:, :, 1])
+
+
+def test_training_keeps_no_more_than_is_given():
+    given = [torch.randn(1, 3, 2, *shape, requires_grad=True) for shape in ((4, 6), (6, 6), (4, 5))]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
+        adaptive_mixing(*given)
+    assert {tensor.data_ptr() for tensor in kept} == {tensor.data_ptr() for tensor in given}

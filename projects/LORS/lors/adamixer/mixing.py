@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def adaptive_mixing(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
@@ -17,6 +19,13 @@ def adaptive_mixing(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
     Returns:
         (B, L, g P_out C).
     """
+    if not torch.is_grad_enabled():
+        return _mix(x, channel, spatial)
+    # What lies between takes as much memory as all else that a stage keeps; it is cheap to make again.
+    return checkpoint(_mix, x, channel, spatial, use_reentrant=False, preserve_rng_state=False)
+
+
+def _mix(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
     x = _norm_relu(x @ channel)
     x = _norm_relu(spatial.transpose(-1, -2) @ x)
     return x.flatten(2)
