@@ -11,7 +11,8 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
-CHANNELS = (8, 12, 16, 20)
+# Below 16 channels a bfloat16 convolution of oneDNN, 1x1 and strided, writes past its memory (torch 2.14.1).
+CHANNELS = (16, 20, 24, 28)
 
 
 @pytest.fixture(autouse=True)

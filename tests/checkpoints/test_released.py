@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CHANNELS
 from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -213,7 +214,7 @@ HEAD = "roi_head.adaptive_mixing."
 
 def released_lors() -> dict[str, Tensor]:
     """Random weights in the authors' naming and layout."""
-    shapes: dict[str, tuple[int, ...]] = {"backbone.conv1.weight": (8, 3, 7, 7)}
+    shapes: dict[str, tuple[int, ...]] = {"backbone.conv1.weight": (CHANNELS[0], 3, 7, 7)}
 
     def affine(name: str, *shape: int) -> None:
         shapes.update({f"{name}.weight": shape, f"{name}.bias": shape[:1]})
@@ -223,8 +224,8 @@ def released_lors() -> dict[str, Tensor]:
         shapes.update({f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)})
         shapes[f"{name}.num_batches_tracked"] = ()
 
-    batch_norm("backbone.bn1", 8)
-    channels = (8, 8, 12, 16, 20)
+    batch_norm("backbone.bn1", CHANNELS[0])
+    channels = (CHANNELS[0], *CHANNELS)
     for k in (1, 2, 3, 4):
         block, before, after = f"backbone.layer{k}.0", channels[k - 1], channels[k]
         shapes[f"{block}.conv1.weight"] = (after, before, 3, 3)

@@ -45,5 +45,4 @@ model = L(AdaMixer)(
     pixel_std=[58.395, 57.12, 57.375],
     max_detections=100,
     fixed_statistics=False,  # from scratch, BatchNorm has statistics to learn
-    channels_last=True,
 )
