@@ -115,6 +115,9 @@ def with_twins(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
     models["merged"] = lors.merge(models["LORS"])
     decoder = models["LORS"].decoder
     models["literal"] = copy.deepcopy(models["LORS"], {id(decoder): LiteralDecoder(copy.deepcopy(decoder))})
+    models[
+        "literal"
+    ].memory_format = torch.contiguous_format  # as published, and what grid_sample is fast with
     return {name: models[name] for name in VARIANTS}
 
 
@@ -142,17 +145,18 @@ def decoder_inputs(case: Case, size: tuple[int, int], decoder: nn.Module) -> tup
     return features, torch.randn(*shape, bank.query_dim), torch.cat((xy, zr), dim=-1)
 
 
+def as_from_neck(model: nn.Module, features: Sequence[Tensor]) -> list[Tensor]:
+    """Levels of a model's own, where and as its neck gives them."""
+    return [level.to(model.device, memory_format=model.memory_format, copy=True) for level in features]
+
+
 def prepare(models: dict[str, nn.Module], case: Case, size: tuple[int, int]) -> dict[str, Callable[[], Any]]:
     """For each variant its forward pass: the predictions or, in training, the loss."""
     torch.manual_seed(0)
     device, decoder = models["LORS"].device, models["LORS"].decoder
     images = random_images(case.batch, size, decoder.num_classes)
     features, content, xyzr = decoder_inputs(case, size, decoder)
-    given = (
-        [level.to(device).requires_grad_(case.training) for level in features],
-        content.to(device).requires_grad_(case.training),
-        xyzr.to(device),
-    )
+    content, xyzr = content.to(device).requires_grad_(case.training), xyzr.to(device)
     truth = [image["instances"].to(device) for image in images]
     targets = [(one.gt_classes, one.gt_boxes.tensor) for one in truth]
 
@@ -161,15 +165,20 @@ def prepare(models: dict[str, nn.Module], case: Case, size: tuple[int, int]) -> 
         model.queries = Queries(case.queries, decoder.bank.query_dim).to(device)
         loss = loss_of_each_stage if name == "literal" else set_loss
         decode = torch.compile(model.decoder, dynamic=False) if case.compiled else model.decoder
+        levels = as_from_neck(model, features)
+        for level in levels:
+            level.requires_grad_(case.training)
 
         def forward() -> Any:
+            for tensor in (*levels, content):
+                tensor.grad = None
             autocast = torch.autocast(device.type, torch.bfloat16, enabled=case.bfloat16)
             with torch.set_grad_enabled(case.training), autocast:
                 if case.part == "detector":
                     with mock.patch("lors.detector.set_loss", loss):
                         out = model(images)
                 else:
-                    out = decode(*given)
+                    out = decode(levels, content, xyzr)
                     if case.training:
                         out = loss(out, targets, [size] * case.batch)
             return sum(out.values()) if case.training else out
@@ -288,7 +297,7 @@ def parts(model: nn.Module, size: tuple[int, int], turns: int) -> dict[str, floa
     decoder, device = model.decoder.eval(), model.device
     case = Case("decoder", False, 100, 1)
     features, content, xyzr = decoder_inputs(case, size, decoder)
-    features, content, xyzr = [f.to(device) for f in features], content.to(device), xyzr.to(device)
+    features, content, xyzr = as_from_neck(model, features), content.to(device), xyzr.to(device)
     bank = decoder.bank
     table = partial(Pyramid, features, decoder.strides, bank.groups)
     found = {"table of the levels, once for all stages": median_seconds(table, device, turns)}
