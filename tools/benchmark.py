@@ -417,7 +417,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = (160, 256) if args.quick else (800, 1344)
-    effort = Effort(1, 3, 2.0) if args.quick else Effort(3, 30, 10.0)
+    effort = Effort(1, 3, 2.0) if args.quick else Effort(5, 30, 10.0)
     torch.manual_seed(0)
     models = build(device)
     counted = counts(models, size)

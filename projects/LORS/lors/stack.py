@@ -137,7 +137,9 @@ class LORSLinear(nn.Module):
         B = self.B[layer].transpose(0, 1).flatten(1)
         if self.shared_weight is None:
             return _linear(_linear(x, A), B, bias)
-        return _linear(x, self.shared_weight, bias) + _linear(_linear(x, A), B)
+        flat = x.reshape(-1, self.in_features)  # here the gradients of both paths meet, and add up in place
+        y = _linear(flat, self.shared_weight, bias) + _linear(_linear(flat, A), B)
+        return y.view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def merge(self) -> DenseLinear:
