@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lors.adamixer.stage
 from lors.adamixer import Decoder
 from lors.bank import ParameterBank
 from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
@@ -177,6 +178,15 @@ def test_the_inference_path_is_one_graph():
         # A graph break, or a number that has to be read back, is an error here.
         compiled = torch.compile(decoder, fullgraph=True, backend="eager")(*given)
         torch.testing.assert_close(compiled, decoder(*given), rtol=1e-5, atol=1e-5)
+
+
+def test_inference_with_some_queries_at_a_time_is_training_with_all(monkeypatch):
+    decoder, (features, content, xyzr) = make_decoder().double(), inputs()
+    given = [level.double() for level in features], content.double(), xyzr.double()
+    expected = decoder(*given)
+    monkeypatch.setattr(lors.adamixer.stage, "QUERIES_AT_A_TIME", 3)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(*given), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_no_parameter_is_registered_twice():

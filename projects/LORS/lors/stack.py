@@ -321,20 +321,15 @@ class LORSGenerator(nn.Module):
         return self.shared.weight + weight, self.shared.bias + bias
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear; float32 on a CPU by way of oneDNN, which takes half of MKL's time with a bank's weights.
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether what is done to x is done at once and on a CPU, not traced or compiled."""
+    return x.device.type == "cpu" and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
 
-    What is traced or compiled has F.linear itself.
-    """
-    if (
-        not _HAS_ONEDNN
-        or x.device.type != "cpu"
-        or not x.dtype == weight.dtype == torch.float32
-        or x.numel() == 0
-        or torch.is_autocast_enabled("cpu")
-        or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
-    ):
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear; float32 on a CPU by way of oneDNN, which takes half of MKL's time with a bank's weights."""
+    float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not (_HAS_ONEDNN and eager_on_cpu(x) and float32 and x.numel()):
         return F.linear(x, weight, bias)
     multiply = _OneDNNLinear.apply if torch.is_grad_enabled() else _onednn_linear
     if x.dim() == 2:  # not a view, so that it can be written to in place

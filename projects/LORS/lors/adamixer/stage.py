@@ -11,6 +11,9 @@ from lors.adamixer.boxes import intersection_over_first, position_embedding, ref
 from lors.adamixer.mixing import adaptive_mixing
 from lors.adamixer.sampling import Pyramid, initial_offsets, sample_points
 from lors.bank import ParameterBank
+from lors.stack import eager_on_cpu
+
+QUERIES_AT_A_TIME = 64
 
 
 class DecoderStage(nn.Module):
@@ -63,8 +66,7 @@ class DecoderStage(nn.Module):
         content = self.attention_norm(self._attend(content, xyzr))
         points = sample_points(self.offsets(content), xyzr, self.groups)
         sampled = pyramid.sample(points)
-        mixed = adaptive_mixing(sampled, bank.channel(content, layer), bank.spatial(content, layer))
-        content = self.mixing_norm(content + bank.output(mixed, layer))
+        content = self.mixing_norm(content + _mix(sampled, content, bank, layer))
         content = self.ffn_norm(content + self.ffn(content))
         return self.classify(content), refine(xyzr, self.regress(content)), content
 
@@ -76,6 +78,20 @@ class DecoderStage(nn.Module):
         bias = (self.iof_tau[:, None, None] * iof[:, None]).flatten(0, 1)
         content = content + position
         return content + self.attention(content, content, content, attn_mask=bias, need_weights=True)[0]
+
+
+def _mix(sampled: Tensor, content: Tensor, bank: ParameterBank, layer: int) -> Tensor:
+    """Mixing with weights made from content, and the output projection: (B, L, d_q)."""
+
+    def mix(x: Tensor, q: Tensor) -> Tensor:
+        mixed = adaptive_mixing(x, bank.channel(q, layer), bank.spatial(q, layer))
+        return bank.output(mixed, layer)
+
+    if torch.is_grad_enabled() or not eager_on_cpu(content):
+        return mix(sampled, content)
+    # The weights of so many queries stay in the processor's cache until they are used.
+    parts = (x.flatten(0, 1)[None].split(QUERIES_AT_A_TIME, dim=1) for x in (sampled, content))
+    return torch.cat([mix(x, q) for x, q in zip(*parts)], dim=1).view_as(content)
 
 
 def _head(query_dim: int, out: int) -> nn.Sequential:
