@@ -327,7 +327,7 @@ def eager_on_cpu(x: Tensor) -> bool:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear; float32 on a CPU by way of oneDNN, which takes half of MKL's time with a bank's weights."""
+    """F.linear; float32 on a CPU by way of oneDNN, which takes about half of MKL's time there."""
     float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (_HAS_ONEDNN and eager_on_cpu(x) and float32 and x.numel()):
         return F.linear(x, weight, bias)
