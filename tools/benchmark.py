@@ -115,9 +115,8 @@ def with_twins(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
     models["merged"] = lors.merge(models["LORS"])
     decoder = models["LORS"].decoder
     models["literal"] = copy.deepcopy(models["LORS"], {id(decoder): LiteralDecoder(copy.deepcopy(decoder))})
-    models[
-        "literal"
-    ].memory_format = torch.contiguous_format  # as published, and what grid_sample is fast with
+    # As published, and what grid_sample is fast with.
+    models["literal"].memory_format = torch.contiguous_format
     return {name: models[name] for name in VARIANTS}
 
 

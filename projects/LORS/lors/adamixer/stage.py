@@ -66,7 +66,7 @@ class DecoderStage(nn.Module):
         content = self.attention_norm(self._attend(content, xyzr))
         points = sample_points(self.offsets(content), xyzr, self.groups)
         sampled = pyramid.sample(points)
-        content = self.mixing_norm(content + _mix(sampled, content, bank, layer))
+        content = self.mixing_norm(content + _mix_and_project(sampled, content, bank, layer))
         content = self.ffn_norm(content + self.ffn(content))
         return self.classify(content), refine(xyzr, self.regress(content)), content
 
@@ -80,7 +80,7 @@ class DecoderStage(nn.Module):
         return content + self.attention(content, content, content, attn_mask=bias, need_weights=True)[0]
 
 
-def _mix(sampled: Tensor, content: Tensor, bank: ParameterBank, layer: int) -> Tensor:
+def _mix_and_project(sampled: Tensor, content: Tensor, bank: ParameterBank, layer: int) -> Tensor:
     """Mixing with weights made from content, and the output projection: (B, L, d_q)."""
 
     def mix(x: Tensor, q: Tensor) -> Tensor:
