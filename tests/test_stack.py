@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -10,13 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear, _linear
+from lors.stack import _GRADIENTS, DenseGenerator, DenseLinear, LORSGenerator, LORSLinear, _linear
 from oracle import dynamic_fused_weight, non_dynamic_fused_weight
 
 # (num_layers, sizes, rank, groups)
 LINEARS = [(1, (3, 5), 1, 1), (3, (7, 4), 4, 2), (4, (6, 9), 3, [1, 3, 2, 1])]
-GENERATORS = [(1, 3, (1, 2, 5), 1, 1), (3, 5, (2, 4, 3), 3, 2), (3, 6, (3, 3, 6), 2, [2, 1, 3])]
+GENERATORS = [
+    (1, 3, (1, 2, 5), 1, 1),
+    (3, 5, (2, 4, 3), 3, 2),
+    (3, 6, (3, 3, 6), 2, [2, 1, 3]),
+    (2, 24, (2, 3, 4), 2, [1, 2]),
+]
 TERMS = [dict(), dict(shared=False), dict(private=False)]
 
 
@@ -85,7 +92,7 @@ def test_a_merged_generator_is_the_same_function(num_layers, dim, shape, rank, g
 @pytest.mark.parametrize("num_layers, dim, shape, rank, groups", GENERATORS)
 def test_lors_generator_is_figure_3(num_layers, dim, shape, rank, groups, terms):
     module = randomised(LORSGenerator(num_layers, dim, shape, rank, groups, **terms))
-    q = torch.randn(4, dim, dtype=torch.float64, requires_grad=True)
+    q = torch.randn(2 * dim - 2, dim, dtype=torch.float64, requires_grad=True)
     g, d, h = shape
     for layer in range(num_layers):
         K = groups if isinstance(groups, int) else groups[layer]
@@ -297,3 +304,157 @@ def test_few_queries_and_many_get_the_same_weights(terms):
             *(torch.autograd.grad(w.square().sum(), generator.E[layer].weight) for w in (many, few))
         ):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def once(run, module, x):
+    run(module, x).backward()
+
+
+def twice(run, module, x):
+    loss = run(module, x)
+    loss.backward(retain_graph=True)
+    loss.backward()
+
+
+def two_graphs_at_once(run, module, x):
+    first, second = run(module, x), run(module, 2 * x)
+    second.backward()
+    first.backward()
+
+
+def weights_changed_between(run, module, x):
+    run(module, x).backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.9)
+    run(module, x).backward()
+
+
+def input_changed_in_place(run, module, x):
+    y = x.sin()
+    unused = run(module, y)
+    y.mul_(2)
+    run(module, y).backward()
+    assert unused.requires_grad
+
+
+def first_for_the_input_alone(run, module, x):
+    loss = run(module, x)
+    torch.autograd.grad(loss, x, retain_graph=True)
+    assert not any(gradient().sums for gradient in _GRADIENTS.values())
+    loss.backward()
+
+
+def after_one_that_failed(run, module, x):
+    def fail(_):
+        raise RuntimeError("out of memory")
+
+    # A bias of a layer, whose gradient is done when other layers' are not.
+    handle = list(module.parameters())[-1].register_hook(fail)
+    loss = run(module, x)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loss.backward(retain_graph=True)
+    handle.remove()
+    module.zero_grad()
+    loss.backward()
+
+
+def with_checkpoints(run, module, x):
+    checkpoint(run, module, x, use_reentrant=False).backward()
+
+
+def with_reentrant_checkpoints(run, module, x):
+    checkpoint(run, module, x, use_reentrant=True).backward()
+
+
+def of_the_gradients(run, module, x):
+    given = [x, *module.parameters()]
+    sum(g.square().sum() for g in torch.autograd.grad(run(module, x), given, create_graph=True)).backward()
+
+
+def many_at_once(run, module, x):
+    y = torch.stack((run(module, x), run(module, 2 * x)))
+    rows = torch.autograd.grad(y, [x, *module.parameters()], torch.eye(2), is_grads_batched=True)
+    for tensor, of_tensor in zip([x, *module.parameters()], rows):
+        tensor.grad = of_tensor[1]
+
+
+@pytest.mark.parametrize(
+    "backward",
+    [
+        once,
+        twice,
+        two_graphs_at_once,
+        weights_changed_between,
+        input_changed_in_place,
+        first_for_the_input_alone,
+        after_one_that_failed,
+        with_checkpoints,
+        with_reentrant_checkpoints,
+        of_the_gradients,
+        many_at_once,
+    ],
+)
+@pytest.mark.parametrize(
+    "module",
+    [
+        DenseLinear(3, 24, 24),
+        LORSLinear(3, 24, 24, 2, 2),
+        DenseGenerator(3, 24, (2, 3, 4)),
+        LORSGenerator(3, 24, (2, 3, 4), 2, [1, 3, 2]),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_gradients_of_float32_are_those_of_float64(module, backward):
+    # In float32 on a CPU the gradients of a weight that layers share are added up in place.
+    def run(module: nn.Module, x: Tensor) -> Tensor:
+        for layer in (0, 2, 1, 2):
+            x = x + module(x, layer).flatten(1).tanh()
+        return x.square().mean()
+
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(40, 24)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        twin, of = copy.deepcopy(module).to(dtype), x.to(dtype, copy=True).requires_grad_()
+        twin.zero_grad()
+        backward(run, twin, of)
+        gradients.append([tensor.grad for tensor in (of, *twin.parameters())])
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        DenseLinear(2, 6, 5),
+        LORSLinear(2, 6, 5, 2),
+        DenseGenerator(2, 6, (2, 3, 4)),
+        LORSGenerator(2, 6, (2, 3, 4), 2, [1, 2]),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_transforms_of_torch_func(module):
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    x, along = torch.randn(7, 6), torch.randn(7, 6)
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(module, parameters, (x, 1)).tanh().sum()
+
+    def same(ours: object, theirs: object) -> None:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+    same(torch.func.vmap(lambda x: module(x, 1))(x), module(x, 1))
+    gradients = torch.func.grad(loss)(parameters, x)
+    loss(parameters, x).backward()
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            same(gradients[name], parameter.grad)
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    same({name: of_each.sum(dim=0) for name, of_each in each.items()}, gradients)
+    _, slope = torch.func.jvp(lambda x: loss(parameters, x), (x,), (along,))
+    same(slope, (torch.func.jacrev(lambda x: loss(parameters, x))(x) * along).sum())

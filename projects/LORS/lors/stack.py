@@ -19,12 +19,14 @@ stack's LORS twin, the nearest weights. The module needs torch alone.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Groups = Union[int, Sequence[int]]
 Term = tuple[Tensor, Tensor, Tensor]  # B (g, d, r), E (g, r, r, q), A (g, r, h)
@@ -137,8 +139,10 @@ class LORSLinear(nn.Module):
         B = self.B[layer].transpose(0, 1).flatten(1)
         if self.shared_weight is None:
             return _linear(_linear(x, A), B, bias)
-        flat = x.reshape(-1, self.in_features)  # here the gradients of both paths meet, and add up in place
-        y = _linear(flat, self.shared_weight, bias) + _linear(_linear(flat, A), B)
+        flat = x.reshape(-1, self.in_features)
+        # In this order the gradient of x is first the shared path's, to which the small product is added.
+        private = _linear(_linear(flat, A), B)
+        y = _linear(flat, self.shared_weight, bias) + private
         return y.view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
@@ -286,12 +290,15 @@ class LORSGenerator(nn.Module):
         if query.numel() > 2 * self.query_dim**2:
             return _linear(query, *self._as_linear(layer)).unflatten(-1, self.shape)
         flat = query.reshape(-1, self.query_dim)
-        E = self.E[layer](flat).view(-1, self.shape[0], self.groups[layer], self.rank, self.rank)
+        E = _linear(flat, self.E[layer].weight, self.E[layer].bias).view(
+            -1, self.shape[0], self.groups[layer], self.rank, self.rank
+        )
         if self.shared is None:
             weight = E.new_zeros(len(E), math.prod(self.shape))
         else:
             weight = _linear(flat, self.shared.weight, self.shared.bias)
-        add = _AddPrivate.apply if torch.is_grad_enabled() else _add_private
+        by_autograd = torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        add = _AddPrivate.apply if by_autograd else _add_private
         return add(weight, E, self.A[layer], self.B[layer]).view(*query.shape[:-1], *self.shape)
 
     @torch.no_grad()
@@ -322,8 +329,9 @@ class LORSGenerator(nn.Module):
 
 
 def eager_on_cpu(x: Tensor) -> bool:
-    """Whether what is done to x is done at once and on a CPU, not traced or compiled."""
-    return x.device.type == "cpu" and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+    """Whether what is done to x is done at once and on a CPU: not traced, compiled or under torch.func."""
+    later = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not later and not torch._C._are_functorch_transforms_active()
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -331,10 +339,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (_HAS_ONEDNN and eager_on_cpu(x) and float32 and x.numel()):
         return F.linear(x, weight, bias)
-    multiply = _OneDNNLinear.apply if torch.is_grad_enabled() else _onednn_linear
-    if x.dim() == 2:  # not a view, so that it can be written to in place
-        return multiply(x, weight, bias)
-    return multiply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+    if x.dim() != 2:
+        return _linear(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+    learnt = any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias))
+    if not (torch.is_grad_enabled() and learnt):
+        return _onednn_linear(x, weight, bias)
+    of_x, of_weight = _Gradient.of(x), _Gradient.of(weight)
+    return _OneDNNLinear.apply(x, weight, bias, of_x, of_weight, of_x.token, of_weight.token)
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -344,20 +355,75 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        of_x: _Gradient,
+        of_weight: _Gradient,
+        *tokens: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.of_x, ctx.of_weight = of_x, of_weight
         return _onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        tall = len(weight) > x.shape[1]  # then MKL is no slower, nor does it transpose its result
-        return (
-            _linear(gradient, weight.t()) if of_x else None,
-            (gradient.t() @ x if tall else _linear(gradient.t(), x.t())) if of_weight else None,
-            gradient.sum(dim=0) if of_bias else None,
-        )
+        ctx.of_x.add(gradient, weight)
+        ctx.of_weight.add(gradient.t(), x)
+        of_bias = gradient.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return None, None, of_bias, None, None, None, None
+
+
+class _Gradient:
+    """The gradient of a matrix from all the products of a graph, added up in place.
+
+    So a weight that six layers share gets one matrix, not six and their sum. In the graph `token` stands for
+    the matrix; its backward comes after those of all the products and hands their sum on.
+    """
+
+    def __init__(self, of: Tensor) -> None:
+        self.version = of._version
+        self.sums: dict[int, Tensor] = {}  # one for each backward pass under way
+        self.token = _Token.apply(of, self.sums)
+
+    @staticmethod
+    def of(matrix: Tensor) -> _Gradient:
+        """That of the graphs which the matrix, as it is now, is in already, or else a first."""
+        known = _GRADIENTS.get(matrix, lambda: None)()
+        if known is None or known.version != matrix._version:
+            known = _Gradient(matrix)
+            _GRADIENTS[matrix] = weakref.ref(known)
+        return known
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """+= left @ right, in the backward pass that is under way, if it wants this gradient."""
+        node = self.token.grad_fn
+        if node is None or not torch._C._will_engine_execute_node(node):
+            return
+        task = torch._C._current_graph_task_id()
+        if task in self.sums:
+            self.sums[task].addmm_(left, right)
+        elif len(left) > max(right.shape):  # then MKL is no slower, nor is left copied
+            self.sums[task] = left @ right
+        else:
+            self.sums[task] = _linear(left, right.t())
+
+
+_GRADIENTS = WeakTensorKeyDictionary()
+
+
+class _Token(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, of: Tensor, sums: dict[int, Tensor]) -> Tensor:
+        ctx.sums = sums
+        return of.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.sums.pop(torch._C._current_graph_task_id()), None
 
 
 def _add_private(weight: Tensor, E: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -365,8 +431,9 @@ def _add_private(weight: Tensor, E: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
     In place, since a copy takes almost as long as the sum.
     """
-    left, right = _factors(E, A, B)
-    weight.view(len(left), left.shape[1], -1).baddbmm_(left, right)
+    for weight_part, E_part in _parts(weight, E):
+        left, right = _factors(E_part, A, B)
+        weight_part.view(len(left), left.shape[1], -1).baddbmm_(left, right)
     return weight
 
 
@@ -382,14 +449,26 @@ class _AddPrivate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         E, A, B = ctx.saved_tensors
-        left, right = _factors(E, A, B)
-        flat = gradient.reshape(len(left), left.shape[1], -1)
-        of_left = (flat @ right.transpose(1, 2)).view(*E.shape[:2], *B.shape[2:3], -1).sum(dim=0)
-        of_right = (left.transpose(1, 2) @ flat).view(*E.shape[:-1], -1)
-        of_E = of_right @ A.to(E).transpose(-1, -2)
-        of_A = (E.transpose(-1, -2) @ of_right).sum(dim=0)
-        of_B = of_left.unflatten(-1, E.shape[2:4]).transpose(1, 2)
-        return gradient, of_E, of_A.to(A), of_B.to(B)
+        parts = [_private_gradients(*part, A, B) for part in _parts(gradient, E)]
+        of_E, of_A, of_B = zip(*parts)
+        return gradient, torch.cat(of_E), sum(of_A), sum(of_B)
+
+
+def _private_gradients(gradient: Tensor, E: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    left, right = _factors(E, A, B)
+    flat = gradient.reshape(len(left), left.shape[1], -1)
+    of_left = (flat @ right.transpose(1, 2)).view(*E.shape[:2], B.shape[2], *E.shape[2:4]).sum(dim=0)
+    of_right = (left.transpose(1, 2) @ flat).view(*E.shape[:-1], -1)
+    of_E = of_right @ A.to(E).transpose(-1, -2)
+    of_A = (E.transpose(-1, -2) @ of_right).sum(dim=0)
+    return of_E, of_A.to(A), of_left.transpose(1, 2).to(B)
+
+
+def _parts(*of_queries: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Tensors (N, ...) a few queries at a time where what is made of those stays in a processor's cache."""
+    if not eager_on_cpu(of_queries[0]):
+        return [of_queries]
+    return zip(*(tensor.split(32) for tensor in of_queries))
 
 
 def _factors(E: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
