@@ -13,10 +13,11 @@ Four detectors (R-50), all with 2 groups of 128 channels and points 64 -> 128:
     merged    the same after lors.merge
     plain     AdaMixer's bank of the same shape
 
-They take turns (A B C D A B C D ...). A time is the median over the turns, a ratio the median of the ratios
-within a turn. A training step is forward, loss and backward, without the optimiser. "kept" is the memory that
-the forward pass of a training step leaves for its backward pass: each storage once, parameters left out. On a
-GPU there is also "peak", the most memory allocated in a step above what was before it, gradients included.
+They take turns, each turn in an order drawn anew, so that none always finds the memory as the literal one left
+it. A time is the median over the turns, a ratio the median of the ratios within a turn. A training step is
+forward, loss and backward, without the optimiser. "kept" is the memory that the forward pass of a training step
+leaves for its backward pass: each storage once, parameters left out. On a GPU there is also "peak", the most
+memory allocated in a step above what was before it, gradients included.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -255,11 +257,12 @@ def measure(
                 memory[name]["peak"] = peak_bytes(run)
                 models[name].zero_grad()
     turns: list[dict[str, float]] = []
+    order = random.Random(0)
     start = time.perf_counter()
     while len(turns) < effort.least or (
         len(turns) < effort.most and time.perf_counter() - start < effort.seconds
     ):
-        turns.append({name: seconds(run, device) for name, run in runs.items()})
+        turns.append({name: seconds(runs[name], device) for name in order.sample(VARIANTS, len(VARIANTS))})
     for model in models.values():
         model.zero_grad()
     return {
@@ -416,7 +419,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = (160, 256) if args.quick else (800, 1344)
-    effort = Effort(1, 3, 2.0) if args.quick else Effort(5, 30, 10.0)
+    effort = Effort(1, 3, 2.0) if args.quick else Effort(7, 30, 10.0)
     torch.manual_seed(0)
     models = build(device)
     counted = counts(models, size)

@@ -404,12 +404,14 @@ class _Gradient:
         if node is None or not torch._C._will_engine_execute_node(node):
             return
         task = torch._C._current_graph_task_id()
-        if task in self.sums:
-            self.sums[task].addmm_(left, right)
-        elif len(left) > max(right.shape):  # then MKL is no slower, nor is left copied
-            self.sums[task] = left @ right
+        if task not in self.sums:
+            tall = len(left) > max(right.shape)  # then MKL is no slower, nor is left copied
+            self.sums[task] = left @ right if tall else _linear(left, right.t())
+        elif len(left) < right.shape[1] and len(right) > 64:  # then oneDNN's product and a sum are faster
+            for i in range(0, len(left), 128):
+                self.sums[task][i : i + 128] += _linear(left[i : i + 128], right.t())
         else:
-            self.sums[task] = _linear(left, right.t())
+            self.sums[task].addmm_(left, right)
 
 
 _GRADIENTS = WeakTensorKeyDictionary()
