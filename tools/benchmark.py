@@ -13,11 +13,11 @@ Four detectors (R-50), all with 2 groups of 128 channels and points 64 -> 128:
     merged    the same after lors.merge
     plain     AdaMixer's bank of the same shape
 
-They take turns, each turn in an order drawn anew, so that none always finds the memory as the literal one left
-it. A time is the median over the turns, a ratio the median of the ratios within a turn. A training step is
-forward, loss and backward, without the optimiser. "kept" is the memory that the forward pass of a training step
-leaves for its backward pass: each storage once, parameters left out. On a GPU there is also "peak", the most
-memory allocated in a step above what was before it, gradients included.
+They take turns, each turn in an order drawn anew, so that none always finds the memory as the literal one
+left it. A time is the median over the turns, a ratio the median of the ratios within a turn. A training step
+is forward, loss and backward, without the optimiser. "kept" is the memory that the forward pass of a training
+step leaves for its backward pass: each storage once, parameters left out. On a GPU there is also "peak", the
+most memory allocated in a step above what was before it, gradients included.
 """
 
 from __future__ import annotations
