@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from lors.stack import _GRADIENTS, DenseGenerator, DenseLinear, LORSGenerator, LORSLinear, _linear
@@ -437,7 +438,7 @@ def test_gradients_of_float32_are_those_of_float64(module, backward):
     ],
     ids=lambda module: type(module).__name__,
 )
-def test_transforms_of_torch_func(module):
+def test_transforms_of_torch_func_and_forward_mode(module):
     for parameter in module.parameters():
         nn.init.normal_(parameter)
     x, along = torch.randn(7, 6), torch.randn(7, 6)
@@ -459,3 +460,6 @@ def test_transforms_of_torch_func(module):
     same({name: of_each.sum(dim=0) for name, of_each in each.items()}, gradients)
     _, slope = torch.func.jvp(lambda x: loss(parameters, x), (x,), (along,))
     same(slope, (torch.func.jacrev(lambda x: loss(parameters, x))(x) * along).sum())
+    with forward_ad.dual_level():
+        dual = loss(parameters, forward_ad.make_dual(x, along))
+        same(forward_ad.unpack_dual(dual).tangent, slope)

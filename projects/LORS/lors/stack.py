@@ -26,6 +26,7 @@ from typing import Any, Union
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 Groups = Union[int, Sequence[int]]
@@ -297,7 +298,7 @@ class LORSGenerator(nn.Module):
             weight = E.new_zeros(len(E), math.prod(self.shape))
         else:
             weight = _linear(flat, self.shared.weight, self.shared.bias)
-        by_autograd = torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        by_autograd = torch.is_grad_enabled() and not _transformed()
         add = _AddPrivate.apply if by_autograd else _add_private
         return add(weight, E, self.A[layer], self.B[layer]).view(*query.shape[:-1], *self.shape)
 
@@ -329,9 +330,14 @@ class LORSGenerator(nn.Module):
 
 
 def eager_on_cpu(x: Tensor) -> bool:
-    """Whether what is done to x is done at once and on a CPU: not traced, compiled or under torch.func."""
+    """Whether what is done to x is done at once and on a CPU: not traced, compiled or transformed."""
     later = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return x.device.type == "cpu" and not later and not torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not later and not _transformed()
+
+
+def _transformed() -> bool:
+    """Under torch.func or forward-mode differentiation, which take torch's own operations alone."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
