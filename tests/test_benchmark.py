@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_a_record_has_times_ratios_and_memory(benchmark, models):
     assert "sampling" in benchmark.as_text(report)
     assert "literal / LORS" in benchmark.as_text(report) and "kept" in benchmark.memory_as_text(report)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_what_a_step_keeps_is_counted_and_let_go(benchmark):
+    model, outputs = torch.nn.Linear(8, 8), []
+
+    def forward() -> torch.Tensor:
+        output = model(torch.randn(16, 8)).exp()  # keeps its input and its own output
+        outputs.append(weakref.ref(output))
+        return output.sum()
+
+    assert benchmark.kept_bytes(model, forward) == 2 * 16 * 8 * 4
+    assert outputs[0]() is None
 
 
 def test_cases_cover_what_the_tables_need(benchmark):
