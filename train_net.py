@@ -38,7 +38,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import distributed, nn
 from torch.multiprocessing import ProcessExitedException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -262,6 +262,10 @@ def run(args: argparse.Namespace) -> None:
             with open(os.path.join(cfg.train.output_dir, "error.txt"), "w") as file:
                 traceback.print_exc(file=file)
         raise
+    finally:
+        # Left to the interpreter's end, the group's threads may abort a process that has done its work.
+        if distributed.is_initialized() and sys.exc_info()[0] in (None, Stopped):
+            distributed.destroy_process_group()
 
 
 @one_line_errors()
