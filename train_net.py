@@ -264,7 +264,7 @@ def run(args: argparse.Namespace) -> None:
         raise
     finally:
         # Left to the interpreter's end, the group's threads may abort a process that has done its work.
-        if distributed.is_initialized() and sys.exc_info()[0] in (None, Stopped):
+        if comm.get_world_size() > 1 and sys.exc_info()[0] in (None, Stopped):
             distributed.destroy_process_group()
 
 
