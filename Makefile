@@ -1,10 +1,11 @@
 # make demo    trains and evaluates a LORS detector on handwritten digits (minutes on a CPU)
 # make test    runs the tests
 # make bench   times LORS beside AdaMixer and the method as published (half an hour on two cores)
+# make gpu     says whether a GPU computes the same and how fast (under 8 minutes; docs/gpu.md)
 # make drills kills, stops and feeds nonsense to the trainer, at length (half an hour on two cores)
 # All make .venv first; PYTHON=... chooses the interpreter for it.
 
-.PHONY: demo test bench drills setup
+.PHONY: demo test bench gpu drills setup
 
 demo: .venv/complete
 	.venv/bin/python train_net.py --config-file configs/digits/lors_digits.py
@@ -14,10 +15,13 @@ test: .venv/complete
 	.venv/bin/python -m pytest
 
 drills: .venv/complete
-	.venv/bin/python -m pytest --long tests/drills tests/test_train_net.py
+	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py
 
 bench: .venv/complete
 	.venv/bin/python tools/benchmark.py
+
+gpu: .venv/complete
+	.venv/bin/python tools/gpu.py --json output/gpu.json
 
 setup: .venv/complete
 

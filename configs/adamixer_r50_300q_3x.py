@@ -1,7 +1,10 @@
 """AdaMixer, ResNet-50, 300 queries, 36 epochs."""
 
-from .adamixer_r50_1x import model, optimizer
-from .lors_r50_3x import dataloader, lr_multiplier, train
+from .adamixer_r50_300q_1x import model, optimizer, train
+from .common.data.coco import crop_or_resize, dataloader
+from .common.schedule import step_schedule
 
-model.queries.num_queries = model.max_detections = 300
+dataloader.train.mapper.augmentations = crop_or_resize
+train.epochs = 36
+lr_multiplier = step_schedule(epochs=36, drops=[24, 33])
 train.output_dir = "./output/adamixer_r50_300q_3x"

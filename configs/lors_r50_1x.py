@@ -1,12 +1,8 @@
 """LORS, ResNet-50, 100 queries, 12 epochs."""
 
-from .common.data.coco import dataloader
-from .common.models.r50 import model
-from .common.optim import AdamW as optimizer
-from .common.schedule import step_schedule
-from .common.train import train
+from lors.config import lors_bank
 
-train.epochs = 12
-lr_multiplier = step_schedule(epochs=12, drops=[8, 11])
-train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+from .adamixer_2x64_r50_1x import dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.bank = lors_bank()
 train.output_dir = "./output/lors_r50_1x"

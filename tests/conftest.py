@@ -45,26 +45,39 @@ def tiny_model() -> Callable:
     return build_tiny_model
 
 
+def build_tiny_bank(groups=(1, 2)):
+    """LORS for the tiny decoder of two stages."""
+    from lors import Bank, GeneratedLowRank, LowRank
+
+    choices = dict(rank=2, init="released")
+    return Bank(
+        dict(
+            channel=GeneratedLowRank((2, 4, 4), groups=groups, **choices),
+            spatial=GeneratedLowRank((2, 4, 3), groups=groups, **choices),
+            output=LowRank(**choices),
+        )
+    )
+
+
+def build_tiny_decoder(bank="lors", **sizes):
+    """`bank` is LORS's, or None for AdaMixer."""
+    from lors.adamixer import Decoder
+
+    defaults = dict(num_stages=2, query_dim=16, feature_dim=8, groups=2, points_in=4, points_out=3)
+    defaults.update(num_classes=3, num_heads=2, ffn_dim=16)
+    return Decoder(**{**defaults, **sizes}, bank=build_tiny_bank() if bank == "lors" else bank)
+
+
 def build_tiny_model(
-    bank=None,
+    bank="lors",
     *,
     num_queries: int = 6,
     num_classes: int = 3,
     max_detections: int = 10,
     fixed_statistics: bool = True,
 ):
-    from lors.adamixer import Decoder, Queries
-    from lors.bank import ParameterBank
-    from lors.detector import AdaMixer
-    from lors.neck import Neck
-    from lors.stack import LORSGenerator, LORSLinear
+    from lors.adamixer import AdaMixer, HungarianMatcher, Neck, Queries, SetCriterion
 
-    if bank is None:
-        bank = ParameterBank(
-            LORSGenerator(2, 16, (2, 4, 4), rank=2, groups=[1, 2]),
-            LORSGenerator(2, 16, (2, 4, 3), rank=2, groups=[1, 2]),
-            LORSLinear(2, 2 * 3 * 4, 16, rank=2),
-        )
     backbone = ResNet(
         BasicStem(3, CHANNELS[0], norm="BN"),
         [
@@ -83,9 +96,10 @@ def build_tiny_model(
     return AdaMixer(
         backbone=backbone,
         in_features=["res2", "res3", "res4", "res5"],
-        neck=Neck(CHANNELS, bank.groups * bank.channels, num_groups=2),
-        queries=Queries(num_queries, bank.query_dim),
-        decoder=Decoder(bank, num_classes, num_heads=2, ffn_dim=16),
+        neck=Neck(CHANNELS, 8, num_groups=2),
+        queries=Queries(num_queries, 16),
+        decoder=build_tiny_decoder(bank, num_classes=num_classes),
+        criterion=SetCriterion(HungarianMatcher()),
         pixel_mean=[120.0, 115.0, 105.0],
         pixel_std=[58.0, 57.0, 56.0],
         max_detections=max_detections,

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lors.stack import DenseGenerator, DenseLinear
-
 
 def non_dynamic_fused_weight(W_shared: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Figure 2: W_shared (1, d, h), A (G, r, h), B (G, d, r) -> (d, h)."""
@@ -88,18 +86,19 @@ def literal_decoder(
     with a `grid_sample` of its own.
     """
     predictions = []
-    bank = decoder.bank
     for i, stage in enumerate(decoder.stages):
         content = stage.attention_norm(_attention(stage, content, xyzr))
-        offsets = stage.offsets(content).view(*content.shape[:2], bank.groups, bank.points_in, 3)
+        offsets = stage.offsets(content).view(*content.shape[:2], stage.groups, -1, 3)
         x, y, z, r = (xyzr[..., k, None, None] for k in range(4))
         w, h = 2 ** (z - r / 2), 2 ** (z + r / 2)
         points = torch.stack((x + offsets[..., 0] * w, y + offsets[..., 1] * h, z + offsets[..., 2]), dim=-1)
-        sampled = literal_sampling(features, decoder.strides, points, bank.groups)
-        channel, spatial = generated(bank.channel, content, i), generated(bank.spatial, content, i)
+        sampled = literal_sampling(features, decoder.strides, points, stage.groups)
+        size = stage.groups, stage.mixing.channels, stage.mixing.points_in, stage.mixing.points_out
+        channel = generated(decoder, i, "channel", content, (size[0], size[1], size[1]))
+        spatial = generated(decoder, i, "spatial", content, (size[0], *size[2:]))
         mixed = _normed_relu(sampled @ channel)
         mixed = _normed_relu(spatial.transpose(-1, -2) @ mixed).flatten(2)
-        projected = F.linear(mixed, projection(bank.output, i), bank.output.bias[i])
+        projected = F.linear(mixed, projection(decoder, i), stage.mixing.output.bias)
         content = stage.mixing_norm(content + projected)
         content = stage.ffn_norm(content + stage.ffn(content))
         logits, delta = stage.classify(content), stage.regress(content)
@@ -111,22 +110,31 @@ def literal_decoder(
     return predictions
 
 
-def generated(generator: nn.Module, q: Tensor, i: int) -> Tensor:
-    """The weights (B, L, g, d, h) that layer i makes from q (B, L, d_q)."""
-    flat = q.flatten(0, 1)
-    if isinstance(generator, DenseGenerator):
-        weight = F.linear(flat, generator.weight[i], generator.bias[i])
+def shared(decoder: nn.Module, name: str) -> nn.Module | None:
+    """What the bank holds for a Linear of the mixing, if the stages pull it."""
+    return None if decoder.bank is None else decoder.bank.residuals().get(f"mixing.{name}.weight")
+
+
+def generated(decoder: nn.Module, i: int, name: str, q: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The weights (B, L, g, d, h) that stage i makes from q (B, L, d_q)."""
+    flat, held = q.flatten(0, 1), shared(decoder, name)
+    if held is None:
+        linear = getattr(decoder.stages[i].mixing, name)
+        weight = F.linear(flat, linear.weight, linear.bias)
     else:
-        A, B = generator.A[i][None], generator.B[i][None]
-        weight = dynamic_fused_weight(flat, generator.shared, generator.E[i], A, B)
-    return weight.view(*q.shape[:2], *generator.shape)
+        A, B = held.A[i][None], held.B[i][None]
+        weight = dynamic_fused_weight(
+            flat, lambda x: F.linear(x, held.shared, held.shared_bias), held.E[i], A, B
+        )
+    return weight.view(*q.shape[:2], *shape)
 
 
-def projection(linear: nn.Module, i: int) -> Tensor:
-    """The weight of layer i, (out_features, in_features)."""
-    if isinstance(linear, DenseLinear):
-        return linear.weight[i]
-    return non_dynamic_fused_weight(linear.shared_weight[None], linear.A[i], linear.B[i])
+def projection(decoder: nn.Module, i: int) -> Tensor:
+    """The weight of the output projection of stage i, (d_q, g P_out C)."""
+    held = shared(decoder, "output")
+    if held is None:
+        return decoder.stages[i].mixing.output.weight
+    return non_dynamic_fused_weight(held.shared[None], held.A[i], held.B[i])
 
 
 def corners(xyzr: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ if not hasattr(config, "get_cfg"):
         allow_module_level=True,
     )
 
-from lors import add_lors_config
+from lors import GeneratedLowRank, LowRank, add_lors_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -74,14 +74,17 @@ def test_both_routes_build_the_same_model(name, lors):
 def test_the_rows_of_table_4_are_two_switches(adaptive, static):
     from detectron2.modeling import build_model
 
-    from lors.stack import LORSGenerator, LORSLinear
-
     cfg = small_config()
     cfg.MODEL.LORS.ADAPTIVE, cfg.MODEL.LORS.STATIC = adaptive, static
     bank = build_model(cfg).decoder.bank
-    assert isinstance(bank.channel, LORSGenerator) == adaptive
-    assert isinstance(bank.spatial, LORSGenerator) == adaptive
-    assert isinstance(bank.output, LORSLinear) == static
+    residuals = {} if bank is None else bank.residuals()
+    kinds = {name: type(residual) for name, residual in residuals.items()}
+    expected = {}
+    if adaptive:
+        expected = {f"mixing.{name}.weight": GeneratedLowRank for name in ("channel", "spatial")}
+    if static:
+        expected["mixing.output.weight"] = LowRank
+    assert kinds == expected
 
 
 def test_the_default_predictor_runs():

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
+from lors.adamixer import DecoderStage
 from lors.complexity import operations, parameters
+from lors.sharing import LowRank
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TABLES = json.loads((CONFIGS / "paper_tables.json").read_text())
@@ -91,6 +93,101 @@ def test_config(name):
         found = model.eval()([{"image": image, "height": 128, "width": 192}])[0]["instances"]
     assert found.image_size == (128, 192)
     assert 0 < len(found) <= (300 if "300q" in name else 100)
+
+
+def load_small():
+    return LazyConfig.load(str(CONFIGS / "digits" / "lors_digits.py")).model
+
+
+def predict_and_score(cfg) -> tuple[list, dict[str, torch.Tensor]]:
+    """The decoder's output and the losses of a config's model, always with the same weights and image."""
+    torch.manual_seed(0)
+    model = instantiate(cfg).train()
+    for parameter in model.decoder.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+    seen = []
+    model.decoder.register_forward_hook(lambda module, args, output: seen.extend(output))
+    truth = Instances((64, 96))
+    truth.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 56.0], [50.0, 10.0, 90.0, 30.0]]))
+    truth.gt_classes = torch.tensor([3, 9])
+    losses = model([{"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8), "instances": truth}])
+    return seen, {name: loss.detach() for name, loss in losses.items()}
+
+
+def test_weights_of_the_losses_are_the_configs():
+    expected, before = predict_and_score(load_small())
+    cfg = load_small()
+    cfg.criterion.update(class_weight=1.0, l1_weight=15.0, giou_weight=0.0)
+    given, after = predict_and_score(cfg)
+    assert all(torch.equal(a, b) for one, other in zip(given, expected) for a, b in zip(one, other))
+    for i in range(4):
+        for name, factor in (("cls", 1 / 2), ("bbox", 15 / 5), ("giou", 0)):
+            assert before[f"loss_{name}_{i}"] > 0
+            torch.testing.assert_close(after[f"loss_{name}_{i}"], factor * before[f"loss_{name}_{i}"])
+    cfg = load_small()
+    cfg.criterion.update(alpha=0.5, gamma=0.0)
+    _, after = predict_and_score(cfg)
+    for name, loss in before.items():
+        assert torch.equal(after[name], loss) == ("cls" not in name)
+
+
+@pytest.mark.parametrize("cost", ["class_cost", "l1_cost", "giou_cost"])
+def test_weights_of_the_matching_costs_are_the_configs(cost):
+    expected, before = predict_and_score(load_small())
+    cfg = load_small()
+    cfg.criterion.matcher[cost] = 1000.0
+    given, after = predict_and_score(cfg)
+    assert all(torch.equal(a, b) for one, other in zip(given, expected) for a, b in zip(one, other))
+    assert any(not torch.equal(after[name], loss) for name, loss in before.items())
+
+
+class Stage(DecoderStage):
+    """With one more layer, as a user might write it."""
+
+    def __init__(self, query_dim: int, **sizes) -> None:
+        super().__init__(query_dim, **sizes)
+        self.more = torch.nn.Linear(query_dim, query_dim)
+
+    def forward(self, pyramid, content, xyzr):
+        return super().forward(pyramid, content + self.more(content), xyzr)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_stage_of_ones_own(shared):
+    expected, _ = predict_and_score(load_small())
+    cfg = load_small()
+    cfg.decoder.stage = Stage
+    if shared:
+        cfg.decoder.bank.residual.more = LazyCall(LowRank)(rank=2)
+    decoder = instantiate(cfg).decoder
+    assert len(decoder.stages) == 4 and all(isinstance(stage, Stage) for stage in decoder.stages)
+    assert ("more.weight" in decoder.bank.residuals()) == shared
+    given, losses = predict_and_score(cfg)
+    assert not torch.equal(given[0][0], expected[0][0])
+    assert len(losses) == 12 and all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["lors_r50_1x", "ablations/table5_private_only", "ablations/table5_shared_only"]
+)
+def test_the_mixing_of_every_stage_learns_from_the_start(name):
+    cfg = LazyConfig.load(str(CONFIGS / f"{name}.py")).model.decoder
+    decoder = instantiate(cfg)
+    features = [torch.randn(1, 256, 64 // s, 96 // s) for s in (4, 8, 16, 32)]
+    whole = torch.tensor([48.0, 32, 6.3, -0.6]).expand(1, 20, 4)
+    predictions = decoder(features, torch.randn(1, 20, 256), whole)
+    sum(logits.square().sum() for logits, _ in predictions).backward()
+    for part in ("channel", "spatial", "output"):
+        residual = decoder.bank.residuals()[f"mixing.{part}.weight"]
+        learns = {name for name, p in residual.named_parameters() if p.grad is not None and p.grad.any()}
+        if residual.has_shared:
+            assert "shared" in learns
+        if residual.has_private:
+            for i in range(6):
+                first = {f"B.{i}"} if part == "output" else {f"E.{i}.weight", f"E.{i}.bias"}
+                if not residual.has_shared:
+                    first |= {f"A.{i}", f"B.{i}"}
+                assert first <= learns
 
 
 @pytest.mark.parametrize("backbone", ["r50", "swin_s"])

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import build_tiny_decoder
 from detectron2.config import LazyConfig, instantiate
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.torch_version import TorchVersion
 
 import lors
-from lors.adamixer import Decoder
-from lors.detector import AdaMixer
-from lors.exporting import ANY_SIZE_TORCH, ONNX_TORCH
-from lors.neck import Neck
-from lors.stack import DenseGenerator
-from lors.swin import Swin
+from lors.adamixer import AdaMixer, Neck
+from lors.backbones import Swin
+from lors.export import ANY_SIZE_TORCH, ONNX_TORCH, export
 
 ROOT = Path(__file__).parent.parent
 TOOL = ROOT / "tools" / "export.py"
@@ -49,7 +47,7 @@ def exported(model, tmp_path_factory):
         if (extension, image_size) not in files:
             file = files[extension, image_size] = folder / f"{len(files)}{extension}"
             # A model just built is in training mode.
-            lors.export(model.train(), file, image_size)
+            export(model.train(), file, image_size)
             assert model.training and model.backbone.training
             model.eval()
         return files[extension, image_size]
@@ -135,14 +133,14 @@ def test_the_exported_model_is_merged_and_the_model_stays_as_it_was(model, expor
     names = {name for name in lors.merge(model).state_dict() if "num_batches_tracked" not in name}
     assert {name.removeprefix("model.") for name in state} >= names
     assert not any(part in name for name in state for part in (".A.", ".B.", ".E.", "shared"))
-    assert not isinstance(model.decoder.bank.channel, DenseGenerator)
+    assert not model.decoder.stages[0].mixing.channel._parameters and model.decoder.bank is not None
     assert all(parameter.requires_grad for parameter in model.decoder.parameters())
 
 
 @pytest.mark.parametrize("name", ["program.tflite", "program"])
 def test_an_unknown_extension_names_the_known_ones(name, model, tmp_path):
     with pytest.raises(ValueError, match=rf"{name}: .*\.onnx, \.pt2"):
-        lors.export(model, tmp_path / name, SIZES[0])
+        export(model, tmp_path / name, SIZES[0])
 
 
 @pytest.mark.parametrize("name, size", [("program.onnx", SIZES[0]), ("program.pt2", None)])
@@ -151,7 +149,7 @@ def test_a_torch_that_is_too_old_is_refused(name, size, model, tmp_path, monkeyp
         pytest.importorskip("onnxscript", reason="pip install -e '.[export]'")
     monkeypatch.setattr(torch, "__version__", "2.9.1")
     with pytest.raises(ValueError, match=r"needs torch 2.1\d or later; this is 2.9.1"):
-        lors.export(model, tmp_path / name, size)
+        export(model, tmp_path / name, size)
     assert not list(tmp_path.iterdir())
 
 
@@ -159,32 +157,32 @@ def test_packages_that_are_missing_are_named(model, tmp_path, monkeypatch):
     # What Python keeps of a package that cannot be imported.
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ModuleNotFoundError, match=r"onnxscript.*pip install -e '\.\[export\]'"):
-        lors.export(model, tmp_path / "program.onnx", SIZES[0])
+        export(model, tmp_path / "program.onnx", SIZES[0])
 
 
 def test_what_fails_leaves_the_file_as_it_was(model, tmp_path):
     file = tmp_path / "program.pt2"
     file.write_text("the last one")
     with pytest.raises(ValueError, match="0 x 70"):
-        lors.export(model, file, (0, 70))
+        export(model, file, (0, 70))
     assert [path.name for path in tmp_path.iterdir()] == ["program.pt2"]
     assert file.read_text() == "the last one"
 
 
 def test_swin_needs_a_fixed_size(model, tmp_path):
     backbone = Swin(8, [1, 1, 1, 1], [1, 1, 1, 1])
-    bank = model.decoder.bank
     swin = AdaMixer(
         backbone=backbone,
         in_features=list(backbone.output_shape()),
-        neck=Neck([8, 16, 32, 64], bank.groups * bank.channels, num_groups=2),
+        neck=Neck([8, 16, 32, 64], 8, num_groups=2),
         queries=model.queries,
-        decoder=Decoder(bank, 3, num_heads=2, ffn_dim=16),
+        decoder=build_tiny_decoder(),
+        criterion=model.criterion,
         pixel_mean=[120.0] * 3,
         pixel_std=[58.0] * 3,
     )
     with pytest.raises(ValueError, match="Swin"):
-        lors.export(swin, tmp_path / "program.pt2", None)
+        export(swin, tmp_path / "program.pt2", None)
     assert not list(tmp_path.iterdir())
 
 

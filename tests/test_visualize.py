@@ -1,4 +1,4 @@
-"""The picture beside an evaluation."""
+"""The picture beside an evaluation, and detections alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from lors.data import register_coco
-from lors.visualize import ALONE, BACKGROUND, CAPTION, GAP, MARGIN, PANEL, draw_detections, draw_results
+from lors.visualize import ALONE, BACKGROUND, CAPTION, GAP, PANEL, draw_detections, draw_results
 
-# width, height
-SIZES = [(160, 80), (40, 80)]
+# width, height; of the third there is no file, and the fourth has no annotations.
+SIZES = [(160, 80), (40, 80), (50, 50), (80, 80)]
+GREY = (90, 90, 90)
 
 
 @pytest.fixture
 def dataset(tmp_path):
     (tmp_path / "images").mkdir()
     for i, size in enumerate(SIZES):
-        Image.new("RGB", size, (60, 90, 120)).save(tmp_path / "images" / f"{i}.png")
+        if i != 2:
+            Image.new("RGB", size, GREY).save(tmp_path / "images" / f"{i}.png")
     content = {
         "info": {},
         "images": [
@@ -38,7 +40,7 @@ def dataset(tmp_path):
                 "area": 600,
                 "iscrowd": 0,
             }
-            for i in range(2)
+            for i in range(3)
         ],
         "categories": [{"id": 7, "name": "cup"}, {"id": 3, "name": "pen"}],
     }
@@ -52,53 +54,72 @@ def dataset(tmp_path):
 def draw(dataset: str, folder: Path, detections: list[dict], **kwargs) -> np.ndarray:
     (folder / "results.json").write_text(json.dumps(detections))
     draw_results(dataset, folder / "results.json", folder / "out" / "sheet.png", **kwargs)
+    assert [file.name for file in (folder / "out").iterdir()] == ["sheet.png"]
     with Image.open(folder / "out" / "sheet.png") as sheet:
         assert sheet.format == "PNG" and sheet.mode == "RGB"
         return np.asarray(sheet)
 
 
 def detection(image: int, score: float = 0.9, category: int = 3) -> dict:
-    return {
-        "image_id": image,
-        "category_id": category,
-        "bbox": [10.0, 20.0, 15.0, 25.0],
-        "score": score,
-    }
+    return {"image_id": image, "category_id": category, "bbox": [60.0, 40.0, 30.0, 20.0], "score": score}
 
 
-def test_one_cell_per_image_truth_left_detections_right(dataset, tmp_path):
+def panel(sheet: np.ndarray, place: int, size: tuple[int, int]) -> np.ndarray:
+    """One of the images on the sheet, from left to right and from top to bottom."""
+    scale = PANEL / max(size)
+    row, column = divmod(place, 4)
+    x, y = column * (PANEL + GAP), row * (PANEL + CAPTION) + CAPTION
+    return sheet[y : y + round(size[1] * scale), x : x + round(size[0] * scale)]
+
+
+def drawn(picture: np.ndarray) -> np.ndarray:
+    """Where the picture is not as the image was."""
+    return (picture != GREY).any(axis=2)
+
+
+def test_the_first_readable_images_truth_left_detections_right(dataset, tmp_path):
     sheet = draw(dataset, tmp_path, [])
-    # The longer side of each image becomes PANEL; a cell holds two panels.
-    wide, tall = 2 * (PANEL + 2 * MARGIN), PANEL + 2 * MARGIN + CAPTION
-    assert sheet.shape == (tall, 2 * wide + GAP, 3)
-    assert draw(dataset, tmp_path, [], images=1).shape == (
-        PANEL // 2 + 2 * MARGIN + CAPTION,
-        wide,
-        3,
-    )
-    assert (sheet[:, wide : wide + GAP] == BACKGROUND).all()
+    assert sheet.shape == (2 * (PANEL + CAPTION), 4 * (PANEL + GAP) - GAP, 3)
+    for place, size in enumerate((SIZES[0], SIZES[0], SIZES[1], SIZES[1], SIZES[3], SIZES[3])):
+        # All of an image but the two with annotations is as it was.
+        assert drawn(panel(sheet, place, size)).any() == (place in (0, 2))
+        assert not drawn(panel(sheet, place, size)[-1:]).any()
+    assert (sheet[CAPTION:, PANEL : PANEL + GAP] == BACKGROUND).all()
+    for place in range(6):
+        x, y = place % 4 * (PANEL + GAP), place // 4 * (PANEL + CAPTION)
+        assert (sheet[y : y + CAPTION, x : x + PANEL] != BACKGROUND).any()
+    alone = draw(dataset, tmp_path, [], images=1)
+    assert alone.shape == (PANEL // 2 + CAPTION, 2 * PANEL + GAP, 3)
+    assert (panel(alone, 0, SIZES[0]) == panel(sheet, 0, SIZES[0])).all()
 
 
-def test_a_detection_changes_the_right_panel_of_its_image_alone(dataset, tmp_path):
-    empty = draw(dataset, tmp_path, [])
-    found = draw(dataset, tmp_path, [detection(10)])
-    changed = np.argwhere((empty != found).any(axis=2))
-    assert len(changed)
-    panel = PANEL + 2 * MARGIN
-    assert changed[:, 1].min() >= panel and changed[:, 1].max() < 2 * panel
-    # The outline runs outside what it encloses: image pixels x 2.
-    left, top = panel + MARGIN + 20, MARGIN + CAPTION + 40
-    assert (empty[top, left - 2] != found[top, left - 2]).any()
-    assert (
-        empty[top + 5 : top + 40, left + 5 : left + 25] == found[top + 5 : top + 40, left + 5 : left + 25]
-    ).all()
+def test_truth_and_detections_are_where_their_boxes_are(dataset, tmp_path):
+    sheet = draw(dataset, tmp_path, [detection(10)])
+    # The image is enlarged three times; boxes are 5, 5, 20, 30 and 60, 40, 30, 20.
+    for place, (x0, y0, x1, y1) in ((0, (15, 15, 75, 105)), (1, (180, 120, 270, 180))):
+        there = drawn(panel(sheet, place, SIZES[0]))
+        assert there[y0:y1, x0].all() and there[y0:y1, x1].all()
+        assert there[y0, x0:x1].all() and there[y1, x0:x1].all()
+        assert not there[y0 + 3 : y1 - 2, x0 + 3 : x1 - 2].any()
+        assert not there[y1 + 1 :].any() and not there[:, :x0].any()
+    assert not drawn(panel(sheet, 3, SIZES[1])).any()
 
 
-def test_unsure_detections_are_left_out_and_classes_differ(dataset, tmp_path):
-    empty = draw(dataset, tmp_path, [])
-    assert (draw(dataset, tmp_path, [detection(11, score=0.3)]) == empty).all()
-    pen, cup = (draw(dataset, tmp_path, [detection(11, category=c)]) for c in (3, 7))
-    assert (pen != cup).any()
+def test_unsure_detections_are_left_out_and_classes_have_colours(dataset, tmp_path):
+    assert not drawn(panel(draw(dataset, tmp_path, [detection(10, score=0.39)]), 1, SIZES[0])).any()
+    pen, cup = (draw(dataset, tmp_path, [detection(10, category=c)]) for c in (3, 7))
+    outline = (150, 180)
+    assert (panel(pen, 1, SIZES[0])[outline] != panel(cup, 1, SIZES[0])[outline]).any()
+    # The truth's class has the same colour.
+    assert (panel(cup, 0, SIZES[0])[60, 15] == panel(cup, 1, SIZES[0])[outline]).all()
+
+
+def test_without_an_image_to_draw(dataset, tmp_path):
+    for file in (tmp_path / "images").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="no image"):
+        draw(dataset, tmp_path, [])
+    assert not (tmp_path / "out").exists()
 
 
 def draw_alone(size: tuple[int, int], boxes: list[list[float]], labels: list[int]) -> np.ndarray:
@@ -108,41 +129,52 @@ def draw_alone(size: tuple[int, int], boxes: list[list[float]], labels: list[int
         scores=torch.linspace(0.9, 0.5, len(boxes)),
         pred_classes=torch.tensor(labels).long(),
     )
-    return np.asarray(draw_detections(Image.new("L", size, 90), instances, ["pen", "cup"]))
+    names = [str(number) for number in range(100)]
+    return np.asarray(draw_detections(Image.new("L", size, GREY[0]), instances, names))
 
 
 @pytest.mark.parametrize("size, scale", [((160, 80), ALONE / 160), ((900, 700), 1), ((1, 1), ALONE)])
 def test_a_small_image_alone_is_enlarged_and_a_large_one_is_not(size, scale):
     picture = draw_alone(size, [], [])
     assert picture.shape == (size[1] * scale, size[0] * scale, 3)
-    assert (picture == 90).all()
+    assert not drawn(picture).any()
 
 
-def test_detections_alone_are_where_their_boxes_are():
-    for size, scale in (((160, 80), 4), ((4000, 3000), 1)):
-        x0, y0, x1, y1 = box = [size[0] / 4, size[1] / 2, size[0] / 2, size[1] * 0.75]
-        drawn = (draw_alone(size, [box], [0]) != 90).any(axis=2)
-        ys, xs = np.nonzero(drawn)
-        outline = max(4, size[0] / 1000 * 4)
-        assert xs.min() == pytest.approx(x0 * scale, abs=outline)
-        assert xs.max() == pytest.approx(x1 * scale, abs=outline)
-        inside = drawn[round(y0 * scale) : round(y1 * scale), round(x0 * scale) : round(x1 * scale)]
-        assert not inside.any()
-        # Lines grow with the picture.
-        row = drawn[round((y0 + y1) / 2 * scale)]
-        assert row.sum() == 2 * round(2 * max(1, size[0] / 1000))
+@pytest.mark.parametrize("size, scale", [((160, 80), 4), ((4000, 3000), 1)])
+def test_lines_and_labels_grow_with_the_picture(size, scale):
+    x0, y0, x1, y1 = box = [size[0] / 4, size[1] / 2, size[0] / 2, size[1] * 0.75]
+    there = drawn(draw_alone(size, [box], [0]))
+    unit = max(1, size[0] / 1000)
+    assert there[round((y0 + y1) / 2 * scale)].sum() == 2 * round(2 * unit)
+    # The label is above the box, which stays in sight.
+    ys, xs = np.nonzero(there)
+    assert ys.min() == pytest.approx(y0 * scale - 15 * unit, abs=1)
+    assert (xs.min(), xs.max(), ys.max()) == pytest.approx((x0 * scale, x1 * scale, y1 * scale), abs=1)
 
 
 def test_the_first_detection_is_on_top():
     box = [20.0, 20.0, 60.0, 60.0]
     first, second = draw_alone((160, 80), [box], [0]), draw_alone((160, 80), [box], [1])
     both = draw_alone((160, 80), [box, box], [0, 1])
-    edge = (160, 20 * 4 - 2)
-    assert (both[edge] == first[edge]).all() and (both[edge] != second[edge]).any()
+    assert (both[160, 80] == first[160, 80]).all() and (both[160, 80] != second[160, 80]).any()
+    # So is its label.
+    assert (both[66:80, 80:110] == first[66:80, 80:110]).all()
 
 
-def test_outlines_stay_in_the_picture():
+def test_every_class_has_its_own_colour():
+    colours = {tuple(draw_alone((160, 80), [[20.0, 20.0, 60.0, 60.0]], [i])[160, 80]) for i in range(80)}
+    assert len(colours) == 80
+    nearest = min(
+        np.abs(np.subtract(a, b, dtype=int)).max() for a in list(colours) for b in colours if a != b
+    )
+    assert nearest >= 3
+
+
+def test_outlines_and_labels_stay_in_the_picture():
     for box in ([0.0, 0.0, 160.0, 80.0], [-99.0, -99.0, 200.0, 300.0]):
-        drawn = (draw_alone((160, 80), [box], [1]) != 90).any(axis=2)
-        assert drawn[0].all() and drawn[-1].all() and drawn[:, 0].all() and drawn[:, -1].all()
-    draw_alone((160, 80), [[200.0, 10.0, 300.0, 20.0]], [1])
+        there = drawn(draw_alone((160, 80), [box], [1]))
+        assert there[0].all() and there[-1].all() and there[:, 0].all() and there[:, -1].all()
+    # Beyond the right edge and above the top
+    there = drawn(draw_alone((160, 80), [[200.0, -9.0, 300.0, -1.0]], [1]))
+    assert there[:14, -20:].all(axis=None) and not there[20:].any()
+    draw_alone((1, 1), [[0.0, 0.0, 1.0, 1.0], [0.2, 0.2, 0.2, 0.2], [5.0, -5.0, 9.0, 9.0]], [0, 1, 2])

@@ -22,7 +22,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lors.data.check import KINDS, Problem, check, check_image, read_json
-from lors.errors import one_line_errors
+from lors.training.errors import one_line_errors
 
 # Lines of one kind in the readable form.
 LINES = 20

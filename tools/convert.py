@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from lors.checkpoints import convert, read, to_released, weights_of, write
-from lors.errors import one_line_errors
+from lors.training.errors import one_line_errors
 
 
 @one_line_errors()

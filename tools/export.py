@@ -21,8 +21,8 @@ import sys
 from collections.abc import Sequence
 
 from lors.checkpoints import load_detector
-from lors.errors import one_line_errors
-from lors.exporting import OUTPUTS, export
+from lors.export import OUTPUTS, export
+from lors.training.errors import one_line_errors
 
 # The largest image of COCO's evaluation at a short side of 800, padded.
 HEIGHT, WIDTH = 800, 1344

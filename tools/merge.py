@@ -15,7 +15,7 @@ import sys
 from lors import merge
 from lors.checkpoints import load_detector, write
 from lors.complexity import parameters
-from lors.errors import one_line_errors
+from lors.training.errors import one_line_errors
 
 
 @one_line_errors()

@@ -15,6 +15,7 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from torch import nn
 from tqdm import tqdm
 
 from lors.complexity import operations, parameters
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
+from lors.sharing import GeneratedLowRank, LowRank, share
+from lors.sharing.recipe import Residual
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FIGURES = ("decoder_params_m", "params_m", "decoder_gflops", "gflops")
@@ -50,21 +52,20 @@ def count_config(config: str) -> dict[str, float]:
 
 
 def count_table1(rank: int) -> dict[str, float]:
-    """Millions of weights a layer, of six, at the sizes of Table 1."""
-    static = dict(num_layers=6, in_features=2 * 128 * 128, out_features=256)
-    adaptive = dict(num_layers=6, query_dim=256, shape=(1, 64, 128))
+    """Millions of weights a layer, of six, at the sizes of Table 1; biases are not counted."""
 
-    def per_layer(stack: nn.Module) -> float:
-        weights = (p.numel() for name, p in stack.named_parameters() if "bias" not in name)
-        return sum(weights) / 6 / 1e6
+    def per_layer(linear: Callable[[], nn.Linear], residual: Residual) -> tuple[float, float]:
+        stack = nn.Module()
+        stack.layers = nn.ModuleList(linear() for _ in range(6))
+        dense = stack.layers[0].weight.numel()
+        share(stack, "layers", residual)
+        lors = sum(p.numel() for name, p in stack.named_parameters() if "bias" not in name)
+        return lors / 6 / 1e6, dense / 1e6
 
     with torch.device("meta"):
-        figures = dict(
-            static_lors=per_layer(LORSLinear(**static, rank=rank, groups=1)),
-            static_dense=per_layer(DenseLinear(**static)),
-            adaptive_lors=per_layer(LORSGenerator(**adaptive, rank=rank, groups=2)),
-            adaptive_dense=per_layer(DenseGenerator(**adaptive)),
-        )
+        static = per_layer(lambda: nn.Linear(2 * 128 * 128, 256), LowRank(rank))
+        adaptive = per_layer(lambda: nn.Linear(256, 64 * 128), GeneratedLowRank((1, 64, 128), rank, 2))
+    figures = dict(zip(("static_lors", "static_dense", "adaptive_lors", "adaptive_dense"), static + adaptive))
     for kind in ("static", "adaptive"):
         figures[f"{kind}_percent"] = 100 * figures[f"{kind}_lors"] / figures[f"{kind}_dense"]
     return figures

@@ -42,8 +42,8 @@ from lors import merge
 from lors.checkpoints import load_detector
 from lors.data import num_classes
 from lors.data.images import BadImage, read_image
-from lors.errors import EXPECTED, one_line_errors
-from lors.files import replacing
+from lors.training.errors import EXPECTED, one_line_errors
+from lors.training.files import replacing
 from lors.visualize import draw_detections, save
 
 logger = logging.getLogger("lors")

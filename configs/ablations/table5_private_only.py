@@ -2,5 +2,5 @@
 
 from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.decoder.bank.channel.shared = model.decoder.bank.spatial.shared = False
+model.decoder.bank.residual.channel.shared = model.decoder.bank.residual.spatial.shared = False
 train.output_dir = "./output/table5_private_only"

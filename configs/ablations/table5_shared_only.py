@@ -2,5 +2,5 @@
 
 from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.decoder.bank.channel.private = model.decoder.bank.spatial.private = False
+model.decoder.bank.residual.channel.private = model.decoder.bank.residual.spatial.private = False
 train.output_dir = "./output/table5_shared_only"

@@ -2,6 +2,6 @@
 
 from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.decoder.bank.channel.groups = model.decoder.bank.spatial.groups = [1, 1, 1, 1, 1, 1]
-model.decoder.bank.channel.rank = model.decoder.bank.spatial.rank = 32
+model.decoder.bank.residual.channel.groups = model.decoder.bank.residual.spatial.groups = [1, 1, 1, 1, 1, 1]
+model.decoder.bank.residual.channel.rank = model.decoder.bank.residual.spatial.rank = 32
 train.output_dir = "./output/table6_groups_111111_rank32"

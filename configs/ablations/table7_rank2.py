@@ -2,5 +2,5 @@
 
 from ..lors_r50_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.decoder.bank.output.rank = 2
+model.decoder.bank.residual.output.rank = 2
 train.output_dir = "./output/table7_rank2"

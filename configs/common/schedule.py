@@ -1,7 +1,7 @@
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from lors.schedule import warm_up
+from lors.training.schedule import warm_up
 
 
 def step_schedule(epochs, drops, warmup=500):

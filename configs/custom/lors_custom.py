@@ -13,6 +13,7 @@ from lors.data import RandomChoice, num_classes, register_coco
 
 from ..common.data.coco import dataloader
 from ..common.models.small import model
+from ..common.models.small import small_bank as _bank
 from ..digits.lors_digits import lr_multiplier, optimizer, train
 
 dataset = dict(
@@ -56,6 +57,7 @@ dataloader.train.total_batch_size = 4
 # Workers take the cores from a training that runs on them.
 dataloader.train.num_workers = dataloader.test.num_workers = 4 if train.device == "cuda" else 0
 
+model.decoder.bank = _bank
 model.decoder.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.queries.num_queries = 60
 

@@ -7,32 +7,36 @@ import random
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import lors.adamixer.stage
 from lors.adamixer import Decoder
-from lors.bank import ParameterBank
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
+from lors.sharing import Bank, GeneratedLowRank, LowRank
 from oracle import corners, literal_decoder
 
 N, DIM, G, C, P_IN, P_OUT, HEADS, CLASSES = 3, 16, 2, 4, 4, 3, 2, 5
 STRIDES = (4, 8, 16)
+SIZES = dict(num_stages=N, query_dim=DIM, feature_dim=G * C, groups=G, points_in=P_IN, points_out=P_OUT)
+SIZES.update(num_classes=CLASSES, num_heads=HEADS, ffn_dim=32, strides=STRIDES)
 
 
-def make_bank(adaptive: bool, static: bool) -> ParameterBank:
-    def generator(*shape: int) -> nn.Module:
-        if adaptive:
-            return LORSGenerator(N, DIM, shape, 2, [1, 2, 3])
-        return DenseGenerator(N, DIM, shape)
+def build_decoder(adaptive: bool, static: bool, rank=2, adaptive_groups=(1, 2, 3), static_groups=1, **sizes):
+    """With LORS for what makes the mixing weights, for the output projection, for both, or for neither."""
+    sizes = {**SIZES, **sizes}
+    g, d = sizes["groups"], sizes["feature_dim"] // sizes["groups"]
+    residuals = {}
+    if adaptive:
+        shapes = dict(channel=(g, d, d), spatial=(g, sizes["points_in"], sizes["points_out"]))
+        for name, shape in shapes.items():
+            residuals[name] = GeneratedLowRank(shape, rank, adaptive_groups, init="released")
+    if static:
+        residuals["output"] = LowRank(rank, static_groups, init="released")
+    bank = Bank(residuals) if residuals else None
+    return Decoder(**sizes, bank=bank)
 
-    features = G * P_OUT * C
-    output = LORSLinear(N, features, DIM, 3, [2, 1, 1]) if static else DenseLinear(N, features, DIM)
-    return ParameterBank(generator(G, C, C), generator(G, P_IN, P_OUT), output)
 
-
-def make_decoder(adaptive: bool = True, static: bool = True) -> Decoder:
-    """With every parameter moved, so that none hides behind a 0 it starts with."""
-    decoder = Decoder(make_bank(adaptive, static), CLASSES, num_heads=HEADS, ffn_dim=32, strides=STRIDES)
+def make_decoder() -> Decoder:
+    """LORS with every parameter moved, so that none hides behind a 0 it starts with."""
+    decoder = build_decoder(True, True)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -70,18 +74,24 @@ def random_decoder(
     adaptive: bool, static: bool, **sizes
 ) -> tuple[Decoder, tuple[list[Tensor], Tensor, Tensor]]:
     """In float64 with random weights, and what it is given: boxes small and large, some outside the image."""
-    N, dim, g, C = sizes["stages"], sizes["dim"], sizes["groups"], sizes["channels"]
-    P_in, P_out, rank, levels = (sizes[name] for name in ("points_in", "points_out", "rank", "levels"))
-    K = [1 + i % 3 for i in range(N)]
-    channel, spatial = (
-        LORSGenerator(N, dim, shape, rank, K) if adaptive else DenseGenerator(N, dim, shape)
-        for shape in ((g, C, C), (g, P_in, P_out))
-    )
-    sides = g * P_out * C, dim
-    output = LORSLinear(N, *sides, rank, K) if static else DenseLinear(N, *sides)
-    strides = [stride for stride, _, _ in levels]
-    bank = ParameterBank(channel, spatial, output)
-    decoder = Decoder(bank, CLASSES, num_heads=HEADS, ffn_dim=32, strides=strides).double()
+    dim, g, C, levels = (sizes[name] for name in ("dim", "groups", "channels", "levels"))
+    # A single stage has none to share with.
+    stages = sizes["stages"] + (adaptive or static)
+    K = [1 + i % 3 for i in range(stages)]
+    decoder = build_decoder(
+        adaptive,
+        static,
+        rank=sizes["rank"],
+        adaptive_groups=K,
+        static_groups=K,
+        num_stages=stages,
+        query_dim=dim,
+        feature_dim=g * C,
+        groups=g,
+        points_in=sizes["points_in"],
+        points_out=sizes["points_out"],
+        strides=[stride for stride, _, _ in levels],
+    ).double()
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -120,7 +130,7 @@ def test_the_decoder_is_the_one_written_out_at_any_size(sizes, adaptive, static)
     )
     with torch.no_grad():
         in_inference = [tensor for stage in decoder(features, content, xyzr) for tensor in stage]
-    assert len(ours) == len(theirs) == 2 * sizes["stages"]
+    assert len(ours) == len(theirs) == 2 * len(decoder.stages)
     chosen = [torch.randn_like(tensor) for tensor in ours]
     of = [*features, content, *decoder.parameters()]
     gradients = [
@@ -180,15 +190,6 @@ def test_the_inference_path_is_one_graph():
         torch.testing.assert_close(compiled, decoder(*given), rtol=1e-5, atol=1e-5)
 
 
-def test_inference_with_some_queries_at_a_time_is_training_with_all(monkeypatch):
-    decoder, (features, content, xyzr) = make_decoder().double(), inputs()
-    given = [level.double() for level in features], content.double(), xyzr.double()
-    expected = decoder(*given)
-    monkeypatch.setattr(lors.adamixer.stage, "QUERIES_AT_A_TIME", 3)
-    with torch.no_grad():
-        torch.testing.assert_close(decoder(*given), expected, rtol=1e-10, atol=1e-10)
-
-
 def test_no_parameter_is_registered_twice():
     decoder = make_decoder()
     named = list(decoder.named_parameters(remove_duplicate=False))
@@ -209,7 +210,7 @@ def test_queries_are_a_set():
 
 
 def test_initial_values_of_a_stage():
-    decoder = Decoder(make_bank(True, True), CLASSES, num_heads=HEADS, ffn_dim=32, strides=STRIDES)
+    decoder = build_decoder(True, True)
     for stage in decoder.stages:
         offsets = stage.offsets.bias.view(G, P_IN, 3)
         grid = {(x, y) for x in (-0.25, 0.25) for y in (-0.25, 0.25)}
@@ -230,10 +231,33 @@ def test_initial_values_of_a_stage():
 
 @pytest.mark.parametrize("query_dim, heads", [(12, 2), (16, 3)])
 def test_query_dim_must_fit_the_heads(query_dim, heads):
-    bank = ParameterBank(
-        DenseGenerator(1, query_dim, (1, 2, 2)),
-        DenseGenerator(1, query_dim, (1, 2, 2)),
-        DenseLinear(1, 4, query_dim),
-    )
     with pytest.raises(ValueError, match=f"query_dim={query_dim}: .*multiple of 8 and of num_heads={heads}"):
-        Decoder(bank, 3, num_heads=heads)
+        build_decoder(False, False, query_dim=query_dim, num_heads=heads)
+
+
+def test_feature_dim_must_fit_the_groups():
+    with pytest.raises(ValueError, match="feature_dim=8: must be a multiple of groups=3"):
+        build_decoder(False, False, feature_dim=8, groups=3)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("static", [False, True])
+def test_a_state_dict_has_the_plain_names_where_nothing_is_shared(adaptive, static):
+    names = set(build_decoder(adaptive, static).state_dict())
+    own = {name.split(".", 2)[2] for name in names if name.startswith("stages.")}
+    shared = {".".join(name.split(".")[1:3]) for name in names if name.startswith("bank.")}
+    adaptive_names, static_names = {"mixing.channel", "mixing.spatial"}, {"mixing.output"}
+    assert shared == (adaptive_names if adaptive else set()) | (static_names if static else set())
+    for name in adaptive_names | static_names:
+        assert (f"{name}.weight" in own) == (name not in shared)
+        # A generated weight's bias is generated too.
+        assert (f"{name}.bias" in own) == (name not in shared or name in static_names)
+
+
+def test_what_stages_may_share_is_any_of_their_weights():
+    bank = Bank(LowRank(rank=2), only=["attention", "ffn"])
+    decoder = Decoder(**SIZES, bank=bank)
+    assert {name.partition(".")[0] for name in bank.residuals()} == {"attention", "ffn"}
+    predictions = decoder(*inputs())
+    sum(part.square().sum() for stage in predictions for part in stage).backward()
+    assert all(residual.shared.grad.any() for residual in bank.residuals().values())

@@ -10,9 +10,9 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import Tensor
 from torchvision.models import resnet, swin_transformer
 
+from lors.backbones import Swin
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.backbones import from_backbone
-from lors.swin import Swin
 
 IMAGE = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)
 RESNET_OUTPUTS = ["res2", "res3", "res4", "res5"]

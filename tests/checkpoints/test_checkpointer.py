@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import build_tiny_bank
 
 from lors.checkpoints import Checkpointer
+from lors.sharing import Bank, LowRank
 
 
 def save(tensors: dict[str, torch.Tensor], folder) -> str:
@@ -64,6 +66,37 @@ def test_a_file_with_nothing_of_the_model_is_refused(tiny_model, tmp_path):
     for allowed in (False, True):
         with pytest.raises(ValueError, match=r"weights.pth: no backbone: looked for .*found encoder.weight"):
             Checkpointer(tiny_model(), backbone_alone=allowed).load(path)
+
+
+def one_line(model, path: str) -> str:
+    with pytest.raises(ValueError) as raised:
+        Checkpointer(model, backbone_alone=True).load(path)
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+def test_a_plain_checkpoint_is_none_of_lors(tiny_model, tmp_path):
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    message = one_line(model, save(tiny_model(None).state_dict(), tmp_path))
+    assert "decoder.stages.0.mixing" in message and "factorize" in message
+    assert not model.decoder.stages[0].mixing.channel._parameters
+    # Nothing of the file is in the layers that pull.
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if ".bank." in n)
+
+
+def test_a_lors_checkpoint_is_none_of_a_plain_model(tiny_model, tmp_path):
+    path = save(tiny_model().state_dict(), tmp_path)
+    message = one_line(tiny_model(None), path)
+    assert "share weights" in message and "tools/merge.py" in message
+
+
+def test_a_checkpoint_of_another_bank_is_refused(tiny_model, tmp_path):
+    path = save(tiny_model().state_dict(), tmp_path)
+    assert "bank.mixing.channel.weight.A.1" in one_line(tiny_model(build_tiny_bank(groups=(1, 1))), path)
+    some = Bank({"output": LowRank(2, init="released")})
+    assert "decoder.stages.0.mixing.channel" in one_line(tiny_model(some), path)
 
 
 def test_a_download_that_fails_is_named(tiny_model, tmp_path, monkeypatch):

@@ -1,14 +1,15 @@
-"""Merging: the plain detector that a LORS detector is."""
+"""Merging a detector: the plain detector that a LORS detector is."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from conftest import build_tiny_bank
 from torch import nn
 
 import lors
-from lors.bank import ParameterBank
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator
+from lors.adamixer.mixing import AdaptiveMixing
+from lors.checkpoints import Checkpointer, write
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -27,29 +28,50 @@ def every_stage(model: nn.Module, image: dict) -> list[torch.Tensor]:
     return [tensor for stage in seen for tensor in stage]
 
 
+def assert_close(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    assert len(ours) == len(theirs) == 4
+    for our, their in zip(ours, theirs):
+        assert (our - their).abs().max() < 1e-4 * their.abs().max()
+
+
 @pytest.mark.parametrize("num_queries", [6, 60])
 def test_a_merged_model_gives_the_same_logits_and_boxes_in_every_stage(num_queries, tiny_model, random_image):
     model, image = trained(tiny_model(num_queries=num_queries)), random_image()
+    expected = every_stage(model, image)
+    assert_close(every_stage(lors.merge(model), image), expected)
+    # Not because the residuals do nothing.
+    for B in model.decoder.bank.mixing.output.weight.B:
+        B.data.zero_()
+    assert (every_stage(model, image)[-2] - expected[-2]).abs().max() > 1e-2 * expected[-2].abs().max()
+
+
+@pytest.mark.parametrize("kept", [["output"], ["channel", "spatial"], ["channel"]], ids=" ".join)
+def test_a_bank_of_some_of_the_weights_merges(kept, tiny_model, random_image):
+    bank = build_tiny_bank()
+    bank = lors.Bank({name: bank._recipes[name] for name in kept})
+    model, image = trained(tiny_model(bank)), random_image()
+    assert set(bank.residuals()) == {f"mixing.{name}.weight" for name in kept}
+    assert_close(every_stage(lors.merge(model), image), every_stage(model, image))
+
+
+def test_a_merged_file_loads_into_the_plain_detector(tiny_model, random_image, tmp_path):
+    model, plain, image = trained(tiny_model()), tiny_model(None).eval(), random_image()
     merged = lors.merge(model)
-    for ours, theirs in zip(every_stage(merged, image), every_stage(model, image)):
-        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    for name in ("merged.pth", "merged.safetensors"):
+        write(str(tmp_path / name), {"model": merged.state_dict()})
+        Checkpointer(plain).load(str(tmp_path / name))
+        assert_close(every_stage(plain, image), every_stage(model, image))
 
 
 def test_a_merged_model_is_a_plain_one_and_the_model_stays_as_it_was(tiny_model):
     model = trained(tiny_model())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     merged = lors.merge(model)
-    bank = merged.decoder.bank
-    assert [type(part) for part in (bank.channel, bank.spatial, bank.output)] == [
-        DenseGenerator,
-        DenseGenerator,
-        DenseLinear,
-    ]
-    plain = ParameterBank(
-        DenseGenerator(2, 16, (2, 4, 4)), DenseGenerator(2, 16, (2, 4, 3)), DenseLinear(2, 2 * 3 * 4, 16)
-    )
-    tiny_model(plain).load_state_dict(merged.state_dict())
-    assert not merged.training
+    assert merged.decoder.bank is None and not merged.training
+    for stage in merged.decoder.stages:
+        assert type(stage.mixing) is AdaptiveMixing
+        assert {type(part) for part in stage.mixing.children()} == {nn.Linear}
+    assert list(merged.state_dict()) == list(tiny_model(None).state_dict())
     assert set(before) == set(model.state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     theirs = {tensor.data_ptr() for tensor in model.state_dict().values()}
@@ -60,14 +82,3 @@ def test_merging_twice_is_merging_once(tiny_model):
     merged = lors.merge(trained(tiny_model()))
     again = lors.merge(merged).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in merged.state_dict().items())
-
-
-def test_a_bank_that_is_partly_dense_merges(tiny_model, random_image):
-    bank = ParameterBank(
-        LORSGenerator(2, 16, (2, 4, 4), rank=2, groups=2),
-        DenseGenerator(2, 16, (2, 4, 3)),
-        DenseLinear(2, 2 * 3 * 4, 16),
-    )
-    model, image = trained(tiny_model(bank)), random_image()
-    for ours, theirs in zip(every_stage(lors.merge(model), image), every_stage(model, image)):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

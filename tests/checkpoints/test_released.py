@@ -18,11 +18,9 @@ from torch import Tensor, nn
 import lors.adamixer.boxes
 import lors.adamixer.decoder
 import lors.adamixer.sampling
-from lors.adamixer.mixing import adaptive_mixing
-from lors.bank import ParameterBank
+from lors.backbones import Swin
 from lors.checkpoints import from_released, to_released
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator
-from lors.swin import Swin
+from lors.sharing import Bank, GeneratedLowRank, LowRank
 from oracle import literal_sampling
 
 TESTS = Path(__file__).parent.parent
@@ -303,14 +301,15 @@ def test_a_converted_lors_mixes_as_the_released_one(tiny_model):
     released = released_lors()
     model = tiny_model().double()
     model.load_state_dict(from_released(released), strict=True)
-    bank = model.decoder.bank
-    assert (bank.groups, bank.channels, bank.points_in, bank.points_out) == (G, C, P_IN, P_OUT)
     q = torch.randn(1, 5, D, dtype=torch.float64)
     x = torch.randn(1, 5, G, P_IN, C, dtype=torch.float64)
     close = dict(rtol=1e-10, atol=1e-10)
-    for i in range(N):
-        channel, spatial = bank.channel(q, i), bank.spatial(q, i)
-        output = bank.output(adaptive_mixing(x, channel, spatial), i)
+    for i, stage in enumerate(model.decoder.stages):
+        mixing = stage.mixing
+        assert (mixing.groups, mixing.channels, mixing.points_in, mixing.points_out) == (G, C, P_IN, P_OUT)
+        channel = mixing.channel(q).view(1, 5, G, C, C)
+        spatial = mixing.spatial(q).view(1, 5, G, P_IN, P_OUT)
+        output = mixing(x, q)
         for query in range(5):
             M, S, expected = literal_released_mixing(released, x[0, query], q[0, query], i)
             torch.testing.assert_close(channel[0, query], M, **close)
@@ -365,23 +364,59 @@ def test_there_and_back_nothing_is_lost(state_dict):
     same(to_released(from_released(released)), released)
 
 
-def test_a_model_of_this_project_goes_there_and_back(tiny_model):
-    plain = ParameterBank(
-        DenseGenerator(2, 16, (2, 4, 4)), DenseGenerator(2, 16, (2, 4, 3)), DenseLinear(2, 2 * 3 * 4, 16)
-    )
-    for bank in (None, plain):
-        ours = tiny_model(bank).state_dict()
-        same(from_released(to_released(ours)), dict(ours))
+@pytest.mark.parametrize("bank", ["lors", None])
+def test_a_model_of_this_project_goes_there_and_back(bank, tiny_model):
+    ours = tiny_model(bank).state_dict()
+    same(from_released(to_released(ours)), dict(ours))
 
 
-def test_a_bank_that_is_lors_in_part_has_no_released_form(tiny_model):
-    bank = ParameterBank(
-        LORSGenerator(2, 16, (2, 4, 4), rank=2, groups=2),
-        DenseGenerator(2, 16, (2, 4, 3)),
-        DenseLinear(2, 2 * 3 * 4, 16),
-    )
-    with pytest.raises(ValueError, match=r"authors' programs.*decoder\.bank\.output\.shared_weight"):
+CHANNEL, SPATIAL = GeneratedLowRank((G, C, C), R), GeneratedLowRank((G, P_IN, P_OUT), R)
+
+
+@pytest.mark.parametrize(
+    "residuals, named",
+    [
+        (dict(channel=CHANNEL), "bank.mixing.output.weight.shared"),
+        (dict(output=LowRank(R)), "stages.0.mixing.output.weight"),
+        (dict(channel=CHANNEL, output=LowRank(R)), "bank.mixing.spatial.weight.A.0"),
+        (
+            dict(channel=CHANNEL, spatial=SPATIAL, output=LowRank(R), attention=LowRank(R)),
+            "bank.attention.in_proj_weight.shared",
+        ),
+        (
+            dict(channel=GeneratedLowRank((G, C, C), R, shared=False), spatial=SPATIAL, output=LowRank(R)),
+            "stages.0.mixing.channel.weight",
+        ),
+        (
+            dict(channel=GeneratedLowRank((G, C, C), R, private=False), spatial=SPATIAL, output=LowRank(R)),
+            "bank.mixing.channel.weight.A.0",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bank_that_is_not_theirs_has_no_released_form(residuals, named, tiny_model):
+    with pytest.raises(ValueError, match=rf"authors' programs.*decoder\.{named}"):
+        to_released(tiny_model(Bank(residuals)).state_dict())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(output=LowRank(R, groups=2)),
+        dict(spatial=GeneratedLowRank((G, P_IN, P_OUT), R, groups=(1, 3))),
+        dict(channel=GeneratedLowRank((G, C, C), rank=3)),
+        dict(channel=LowRank(R)),
+        dict(channel=LowRank(R), spatial=LowRank(R)),
+    ],
+    ids=lambda residuals: " ".join(residuals),
+)
+def test_residuals_of_other_sizes_have_no_released_form(other, tiny_model):
+    bank = Bank({**dict(channel=CHANNEL, spatial=SPATIAL, output=LowRank(R)), **other})
+    with pytest.raises(ValueError, match=r"authors' LORS.*one group in output; here decoder\.bank\.mixing"):
         to_released(tiny_model(bank).state_dict())
+
+
+def test_what_is_no_detector_has_no_released_form():
     with pytest.raises(ValueError, match=r"no neck\.norm\.weight"):
         to_released({"decoder.x": torch.ones(1)})
 

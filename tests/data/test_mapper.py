@@ -106,8 +106,8 @@ def test_boxes_of_corners_and_none(records):
     for annotations in ([], [{**annotation, "bbox": [1.0, 2.0, 1.0, 4.0]}], [{**annotation, "iscrowd": 1}]):
         instances = mapper({**records[0], "annotations": annotations})["instances"]
         assert instances.gt_boxes.tensor.shape == (0, 4) and len(instances.gt_classes) == 0
-    with pytest.raises(ValueError, match="bbox_mode"):
-        mapper({**records[0], "annotations": [annotation, {**annotation, "bbox_mode": BoxMode.XYWH_ABS}]})
+    mixed = mapper({**records[0], "annotations": [annotation, {**annotation, "bbox_mode": BoxMode.XYWH_ABS}]})
+    assert mixed["instances"].gt_boxes.tensor.tolist() == [[1, 2, 3, 4], [1, 2, 4, 6]]
 
 
 @pytest.mark.parametrize("name, value", [("image_format", "L"), ("on_bad_image", "ignore")])

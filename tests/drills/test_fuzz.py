@@ -1,11 +1,13 @@
 """Mutated datasets, overrides and checkpoints end in success or in one of the errors that are one line."""
 
+import argparse
 import copy
 import importlib.util
 import json
 import math
 import random
 import sys
+from contextlib import suppress
 
 import pytest
 from detectron2.config import LazyConfig
@@ -15,9 +17,9 @@ from omegaconf import DictConfig
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.weights import write
 from lors.data import check_records, register_coco
-from lors.errors import EXPECTED, config_errors
-from lors.overrides import apply_overrides
-from training import ROOT, arguments
+from lors.training.errors import EXPECTED, config_errors
+from lors.training.overrides import apply_overrides
+from runs import ROOT, arguments
 
 JUNK = [
     *(None, True, -1, 0, 1, 7, 90, 1.5, math.nan, math.inf, 10**400, "", "1", "ä", [], [[]], {}, {"a": 1}),
@@ -149,7 +151,16 @@ def mutate_override(keys, rng):
     return f"{key}={value}" if rng.random() < 0.95 else key
 
 
-def test_overrides(attempts, data, tmp_path, train_net):
+class Ready(Exception):
+    """Training is set up, and the first checkpoint would be read."""
+
+
+def test_overrides(attempts, data, tmp_path, train_net, monkeypatch):
+    def ready(*args, **kwargs):
+        raise Ready
+
+    monkeypatch.setattr(train_net.Checkpointer, "resume_or_load", ready)
+    args = argparse.Namespace(resume=False)
     config_file, given = arguments(data, tmp_path)[1], arguments(data, tmp_path)[2:]
     # A mutation of these would write elsewhere or take another device.
     keys = [key for key in leaves(LazyConfig.load(str(ROOT / config_file))) if "output_dir" not in key]
@@ -162,7 +173,8 @@ def test_overrides(attempts, data, tmp_path, train_net):
         def set_up(more=more):
             with config_errors():
                 cfg = apply_overrides(LazyConfig.load(str(ROOT / config_file)), [*given, *more])
-            train_net.set_up(cfg)
+            with suppress(Ready):
+                train_net.do_train(args, cfg)
 
         refused += outcome(set_up) is not None
     assert 0.1 * attempts["override"] < refused < attempts["override"]

@@ -6,9 +6,10 @@ import shlex
 import pytest
 import torch
 
+from lors.adamixer import HungarianMatcher
 from lors.data import TrainLoader
-from lors.hooks import ClipGradients
-from training import arguments, assert_one_line, command
+from lors.training.hooks import ClipGradients
+from runs import arguments, assert_one_line, command
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,11 @@ def test_gradients_that_are_not_finite():
 
 
 def test_a_stage_whose_costs_are_not_finite_is_named():
-    from lors.matcher import match
-
-    good, bad = torch.zeros(2, 5, 3), torch.zeros(2, 5, 3)
-    bad[1, 2, 0] = float("nan")
+    logits = torch.zeros(2, 1, 5, 3)
+    logits[1, 0, 2, 0] = float("nan")
+    boxes = torch.tensor([1.0, 2, 3, 4]).expand(2, 1, 5, 4)
     with pytest.raises(FloatingPointError, match="stage 1"):
-        match([good, bad])
+        HungarianMatcher()(logits, boxes, [(torch.tensor([0]), boxes[0, 0, :1])], [(50, 50)])
 
 
 def test_the_replayed_batch_is_the_streams():

@@ -4,8 +4,6 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from lors.criterion import set_loss
-
 SIDES = {"tiny": 0.01, "huge": 10_000.0, "normal": 20.0}
 
 
@@ -37,7 +35,7 @@ def test_boxes_of_the_queries(z, tiny_model):
     xyzr = torch.cat((torch.full((1, 6, 2), 30.0), torch.full((1, 6, 1), z), torch.zeros(1, 6, 1)), dim=-1)
     predictions = decoder(features, content, xyzr)
     targets = [(torch.tensor([0, 1]), torch.tensor([[1.0, 1, 1.01, 1.01], [0, 0, 96, 64]]))]
-    sum(set_loss(predictions, targets, [(64, 96)]).values()).backward()
+    sum(model.criterion(predictions, targets, [(64, 96)]).values()).backward()
     assert all(tensor.isfinite().all() for stage in predictions for tensor in stage)
     assert all(p.grad.isfinite().all() for p in [*decoder.parameters(), content] if p.grad is not None)
 

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from training import LIGHT, arguments, command, losses, start, wait_for_iterations
+from runs import LIGHT, arguments, command, losses, start, wait_for_iterations
 
 pytestmark = pytest.mark.skipif(
     LIGHT, reason="the light runtime is single process; Detectron2 itself runs this"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lors.checkpoints import Checkpointer
-from training import arguments, command, losses, start, wait_for_iterations
+from runs import arguments, command, losses, start, wait_for_iterations
 
 ITERATIONS = 10
 

@@ -1,6 +1,6 @@
 from detectron2.config import LazyCall as L
 
-from lors.swin import Swin
+from lors.backbones import Swin
 
 in_channels = [96, 192, 384, 768]
 backbone = L(Swin)(

@@ -68,9 +68,9 @@ class SimpleTrainer:
         self._hooks: list[HookBase] = []
         self._batches = None
 
-    def register_hooks(self, hooks: Iterable[HookBase]) -> None:
-        """Add hooks, called in this order."""
-        for hook in hooks:
+    def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
+        """Add hooks, called in this order; None is left out."""
+        for hook in filter(None, hooks):
             # The trainer owns the hooks: a real reference back would keep both alive.
             hook.trainer = weakref.proxy(self)
             self._hooks.append(hook)

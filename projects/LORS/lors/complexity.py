@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -23,7 +24,9 @@ def operations(model: nn.Module, height: int = 800, width: int = 1280) -> tuple[
     model.eval()
     analysis = FlopCountAnalysis(_Raw(model), torch.zeros(1, 3, height, width, device=model.device))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    analysis.set_op_handle(**{"aten::embedding_bag": _embedding_bag, "aten::baddbmm_": _baddbmm})
+    counted = {"embedding_bag": _embedding_bag, "baddbmm": _baddbmm}
+    counted["scaled_dot_product_attention"] = _attention
+    analysis.set_op_handle(**{f"aten::{name}": count for name, count in counted.items()})
     by_module = analysis.by_module()
     return by_module["model.decoder"], by_module[""]
 
@@ -51,3 +54,8 @@ def _embedding_bag(inputs: list[Any], outputs: list[Any]) -> Counter:
 def _baddbmm(inputs: list[Any], outputs: list[Any]) -> Counter:
     batch, n, k = _shape(inputs[1])
     return Counter({"baddbmm": batch * n * k * _shape(inputs[2])[-1]})
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> Counter:
+    *batch, queries, channels = _shape(inputs[0])
+    return Counter({"attention": 2 * math.prod(batch) * queries * _shape(inputs[1])[-2] * channels})

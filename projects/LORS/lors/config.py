@@ -1,16 +1,49 @@
-"""Detectron2's yacs route, for DefaultPredictor and DefaultTrainer: `build_model(cfg)`."""
+"""Where AdaMixer and LORS meet: the bank of a LORS decoder, and Detectron2's yacs route."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, instantiate
+from detectron2.config import LazyCall as L
+from omegaconf import DictConfig
 
-import lors.detector  # noqa: F401  registers "AdaMixer"
-from lors.adamixer import Decoder, Queries
-from lors.bank import ParameterBank
-from lors.neck import Neck
-from lors.stack import DenseGenerator, DenseLinear, LORSGenerator, LORSLinear
+from lors.adamixer import Decoder, HungarianMatcher, Neck, Queries, SetCriterion
+from lors.sharing import Bank, GeneratedLowRank, LowRank
+from lors.sharing.recipe import Residual
+
+
+def lors_bank(
+    groups: int = 2,
+    channels: int = 128,
+    points_in: int = 64,
+    points_out: int = 128,
+    adaptive_rank: int = 16,
+    adaptive_groups: int | Sequence[int] = (1, 1, 2, 2, 3, 3),
+    static_rank: int = 8,
+    static_groups: int | Sequence[int] = 1,
+    init: str = "released",
+) -> DictConfig:
+    """The bank of LORS as a config: the three Linears of each stage's mixing; the defaults are section 4.1's.
+
+    A name left out of `residual` stays each stage's own (Table 4), `shared` or `private` leave out a term
+    (Table 5).
+    """
+    choices = dict(shared=True, private=True, init=init)
+    adaptive = dict(rank=adaptive_rank, groups=adaptive_groups, **choices)
+    return L(Bank)(
+        residual=L(by_name)(
+            channel=L(GeneratedLowRank)(shape=[groups, channels, channels], **adaptive),
+            spatial=L(GeneratedLowRank)(shape=[groups, points_in, points_out], **adaptive),
+            output=L(LowRank)(rank=static_rank, groups=static_groups, **choices),
+        )
+    )
+
+
+def by_name(**residuals: Residual) -> dict[str, Residual]:
+    """Residuals for the names they have; a config has no call for a plain dict."""
+    return residuals
 
 
 def add_lors_config(cfg: CfgNode) -> None:
@@ -34,7 +67,7 @@ def add_lors_config(cfg: CfgNode) -> None:
             GROUPS=2,
             POINTS_IN=64,
             POINTS_OUT=128,
-            # AdaMixer's own weights where False; a LORS bank else
+            # AdaMixer's own weights where False
             ADAPTIVE=True,
             ADAPTIVE_RANK=16,
             ADAPTIVE_GROUPS=[1, 1, 2, 2, 3, 3],
@@ -47,9 +80,8 @@ def add_lors_config(cfg: CfgNode) -> None:
 
 def model_arguments(cfg: CfgNode) -> dict[str, Any]:
     """The arguments of `AdaMixer` for a config that `add_lors_config` has extended."""
-    from detectron2.modeling import (
-        build_backbone,
-    )  # the light runtime has no yacs defaults to build from
+    # the light runtime has no yacs defaults to build from
+    from detectron2.modeling import build_backbone
 
     node = cfg.MODEL.LORS
     backbone = build_backbone(cfg)
@@ -61,35 +93,37 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         neck=Neck([output.channels for output in outputs], node.FEATURE_DIM),
         queries=Queries(node.NUM_QUERIES, node.QUERY_DIM),
         decoder=Decoder(
-            _bank(node),
-            node.NUM_CLASSES,
+            num_stages=node.NUM_STAGES,
+            query_dim=node.QUERY_DIM,
+            feature_dim=node.FEATURE_DIM,
+            groups=node.GROUPS,
+            points_in=node.POINTS_IN,
+            points_out=node.POINTS_OUT,
+            num_classes=node.NUM_CLASSES,
             num_heads=node.NUM_HEADS,
             ffn_dim=node.FFN_DIM,
             strides=[output.stride for output in outputs],
+            bank=_bank(node),
         ),
+        criterion=SetCriterion(HungarianMatcher()),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         max_detections=max(100, node.NUM_QUERIES),
     )
 
 
-def _bank(node: CfgNode) -> ParameterBank:
-    channels = node.FEATURE_DIM // node.GROUPS
-    features = node.GROUPS * node.POINTS_OUT * channels
-
-    def generator(shape):
-        if node.ADAPTIVE:
-            return LORSGenerator(
-                node.NUM_STAGES, node.QUERY_DIM, shape, node.ADAPTIVE_RANK, node.ADAPTIVE_GROUPS
-            )
-        return DenseGenerator(node.NUM_STAGES, node.QUERY_DIM, shape)
-
-    if node.STATIC:
-        output = LORSLinear(node.NUM_STAGES, features, node.QUERY_DIM, node.STATIC_RANK, node.STATIC_GROUPS)
-    else:
-        output = DenseLinear(node.NUM_STAGES, features, node.QUERY_DIM)
-    return ParameterBank(
-        channel=generator((node.GROUPS, channels, channels)),
-        spatial=generator((node.GROUPS, node.POINTS_IN, node.POINTS_OUT)),
-        output=output,
+def _bank(node: CfgNode) -> Bank | None:
+    bank = lors_bank(
+        node.GROUPS,
+        node.FEATURE_DIM // node.GROUPS,
+        node.POINTS_IN,
+        node.POINTS_OUT,
+        node.ADAPTIVE_RANK,
+        node.ADAPTIVE_GROUPS,
+        node.STATIC_RANK,
+        node.STATIC_GROUPS,
     )
+    wanted = dict(channel=node.ADAPTIVE, spatial=node.ADAPTIVE, output=node.STATIC)
+    for name in [name for name, kept in wanted.items() if not kept]:
+        del bank.residual[name]
+    return instantiate(bank) if any(wanted.values()) else None

@@ -1,6 +1,19 @@
-"""AdaMixer's parts; they know the bank, not how it stores its weights."""
+"""AdaMixer (Gao et al., CVPR 2022): the detector, which knows no LORS."""
 
+from lors.adamixer.criterion import SetCriterion
 from lors.adamixer.decoder import Decoder
+from lors.adamixer.detector import AdaMixer
+from lors.adamixer.matcher import HungarianMatcher
+from lors.adamixer.neck import Neck
 from lors.adamixer.queries import Queries
+from lors.adamixer.stage import DecoderStage
 
-__all__ = ["Decoder", "Queries"]
+__all__ = [
+    "AdaMixer",
+    "Decoder",
+    "DecoderStage",
+    "HungarianMatcher",
+    "Neck",
+    "Queries",
+    "SetCriterion",
+]

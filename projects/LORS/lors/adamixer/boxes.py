@@ -13,7 +13,7 @@ from torch import Tensor
 def size_of(xyzr: Tensor) -> Tensor:
     """(..., 4) -> width and height in pixels, (..., 2): w = 2^z 2^(-r/2), h = 2^z 2^(r/2)."""
     z, r = xyzr[..., 2:3], xyzr[..., 3:4]
-    return 2.0**z * 2.0 ** torch.cat((r * -0.5, r * 0.5), dim=-1)
+    return z.exp2() * torch.cat((r * -0.5, r * 0.5), dim=-1).exp2()
 
 
 def to_xyxy(xyzr: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def to_xyxy(xyzr: Tensor) -> Tensor:
 
 def refine(xyzr: Tensor, delta: Tensor) -> Tensor:
     """Moves boxes (..., 4) by a stage's output (..., 4): the centre in units of 2^z, z and r by addition."""
-    centre = xyzr[..., :2] + delta[..., :2] * 2.0 ** xyzr[..., 2:3]
+    centre = xyzr[..., :2] + delta[..., :2] * xyzr[..., 2:3].exp2()
     return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
 
 
@@ -39,7 +39,7 @@ def intersection_over_first(boxes: Tensor) -> Tensor:
 
 def position_embedding(xyzr: Tensor, dim: int) -> Tensor:
     """(..., 4) -> (..., dim): x / 1000, y / 1000, z and r, each as dim / 4 interleaved sines and cosines."""
-    scaled = xyzr / xyzr.new_tensor((1000.0, 1000.0, 1.0, 1.0))
+    scaled = torch.cat((xyzr[..., :2] / 1000, xyzr[..., 2:]), dim=-1)
     index = torch.arange(0, dim // 4, 2, device=xyzr.device, dtype=xyzr.dtype)
     angle = scaled[..., None] / 10000 ** (index / (dim // 4))
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)

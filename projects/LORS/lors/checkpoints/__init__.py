@@ -2,18 +2,14 @@
 
 from lors.checkpoints.checkpointer import Checkpointer, load_detector
 from lors.checkpoints.convert import convert
-from lors.checkpoints.factorizing import factorize
-from lors.checkpoints.merging import merge
 from lors.checkpoints.released import from_released, to_released
 from lors.checkpoints.weights import read, weights_of, write
 
 __all__ = [
     "Checkpointer",
     "convert",
-    "factorize",
     "from_released",
     "load_detector",
-    "merge",
     "read",
     "to_released",
     "weights_of",

@@ -16,9 +16,9 @@ from torch import nn
 
 from lors.checkpoints.convert import DETECTOR, convert
 from lors.checkpoints.weights import Unreadable, read, weights_of, write
-from lors.errors import config_errors
-from lors.files import replacing
-from lors.overrides import apply_overrides
+from lors.training.errors import config_errors
+from lors.training.files import replacing
+from lors.training.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,13 @@ class Checkpointer(DetectionCheckpointer):
         return {"model": weights}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if any(".bank." in name for name in checkpoint["model"]) and not any(
+            ".bank." in name for name in self.model.state_dict()
+        ):
+            raise ValueError(
+                "the layers of the checkpoint share weights and the model's do not: take the config it was "
+                "trained with, or merge it (tools/merge.py)"
+            )
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             shown = [f"{n}: file {f}, model {m}" for n, f, m in incompatible.incorrect_shapes]

@@ -14,7 +14,8 @@ from lors.checkpoints.rules import Rule, to_ours, to_theirs
 _STAGE = "roi_head.bbox_head.{i}"
 _PLAIN = f"{_STAGE}.sampling_n_mixing.adaptive_mixing"
 _LORS = "roi_head.adaptive_mixing"
-_BANK = "decoder.bank"
+_MIXING = "decoder.stages.{i}.mixing"
+_BANK = "decoder.bank.mixing"
 _FIRST_BOXES = "rpn_head.init_proposal_bboxes.weight"
 _WHOLE_IMAGE = (0.5, 0.5, 1.0, 1.0)
 
@@ -113,12 +114,26 @@ def _our_sizes(state_dict: Mapping[str, Tensor]) -> _Sizes:
 
     features = shape("neck.norm.weight")[0]
     samples = shape("decoder.stages.0.offsets.bias")[0] // 3
-    lors = f"{_BANK}.channel.shared.bias" in state_dict
+    lors = f"{_BANK}.channel.weight.shared" in state_dict
+    channel, output = (
+        f"{_BANK}.{name}.weight.shared" if lors else f"{_MIXING.format(i=0)}.{name}.weight"
+        for name in ("channel", "output")
+    )
     # g C^2 and features = g C
-    generated = shape(f"{_BANK}.channel.shared.bias" if lors else f"{_BANK}.channel.bias.0")[0]
-    groups = features**2 // generated
-    points_out = shape(f"{_BANK}.output.{'shared_weight' if lors else 'weight.0'}")[1] // features
-    rank = shape(f"{_BANK}.channel.A.0")[-2] if lors else 0
+    groups = features**2 // shape(channel)[0]
+    points_out = shape(output)[1] // features
+    rank = shape(f"{_BANK}.channel.weight.A.0")[-2] if lors else 0
+    stage = 0
+    while lors and f"{_BANK}.channel.weight.A.{stage}" in state_dict:
+        names = [f"{_BANK}.{name}.weight.A.{stage}" for name in ("channel", "spatial", "output")]
+        channel, *others = (tuple(shape(name)[:-1]) for name in names)
+        generated = (groups, channel[1], rank)
+        if [channel, *others] != [generated, generated, (1, others[1][-1])]:
+            raise ValueError(
+                f"the authors' LORS has one rank and number of groups for channel and spatial, and one group "
+                f"in output; here {', '.join(f'{name} is {tuple(shape(name))}' for name in names)}"
+            )
+        stage += 1
     return _Sizes(lors, groups, features // groups, samples // groups, points_out, rank)
 
 
@@ -167,10 +182,10 @@ def _rules(sizes: _Sizes) -> tuple[Rule, ...]:
                 ["decoder.stages.{i}.offsets.{leaf}"],
             ),
             Rule(f"{_STAGE}.sampling_n_mixing.norm.{{leaf}}", ["decoder.stages.{i}.mixing_norm.{leaf}"]),
-            Rule(f"{_PLAIN}.out_proj.{{leaf}}", [f"{_BANK}.output.{{leaf}}.{{i}}"]),
+            Rule(f"{_PLAIN}.out_proj.{{leaf}}", [f"{_MIXING}.output.{{leaf}}"]),
             Rule(
                 f"{_PLAIN}.parameter_generator.0.{{leaf}}",
-                [f"{_BANK}.channel.{{leaf}}.{{i}}", f"{_BANK}.spatial.{{leaf}}.{{i}}"],
+                [f"{_MIXING}.channel.{{leaf}}", f"{_MIXING}.spatial.{{leaf}}"],
                 split_generator,
                 join_generator,
             ),
@@ -181,28 +196,36 @@ def _rules(sizes: _Sizes) -> tuple[Rule, ...]:
             f"{_STAGE}.sampling.sampling_offset_generator.0.{{leaf}}", ["decoder.stages.{i}.offsets.{leaf}"]
         ),
         Rule(f"{_LORS}.out_norm.{{i}}.{{leaf}}", ["decoder.stages.{i}.mixing_norm.{leaf}"]),
-        Rule(f"{_LORS}.base_out_proj.weight", [f"{_BANK}.output.shared_weight"]),
-        Rule(f"{_LORS}.out_weight_bias.{{i}}", [f"{_BANK}.output.bias.{{i}}"]),
-        Rule(
-            f"{_LORS}.common_parameter_generator.{{leaf}}",
-            [f"{_BANK}.channel.shared.{{leaf}}", f"{_BANK}.spatial.shared.{{leaf}}"],
-            split_generator,
-            join_generator,
+        Rule(f"{_LORS}.base_out_proj.weight", [f"{_BANK}.output.weight.shared"]),
+        Rule(f"{_LORS}.out_weight_bias.{{i}}", [f"{_MIXING}.output.bias"]),
+        *(
+            Rule(
+                f"{_LORS}.common_parameter_generator.{leaf}",
+                [f"{_BANK}.{name}.weight.{ours}" for name in ("channel", "spatial")],
+                split_generator,
+                join_generator,
+            )
+            for leaf, ours in (("weight", "shared"), ("bias", "shared_bias"))
         ),
         Rule(
             f"{_LORS}.private_parameter_generator.{{i}}.{{leaf}}",
-            [f"{_BANK}.channel.E.{{i}}.{{leaf}}", f"{_BANK}.spatial.E.{{i}}.{{leaf}}"],
+            [f"{_BANK}.{name}.weight.E.{{i}}.{{leaf}}" for name in ("channel", "spatial")],
             split_private,
             join_private,
         ),
-        Rule(f"{_LORS}.ml_parameters.{{i}}", [f"{_BANK}.channel.B.{{i}}"], split_factor, join_factor),
-        Rule(f"{_LORS}.mr_parameters.{{i}}", [f"{_BANK}.channel.A.{{i}}"], split_factor, join_factor),
-        Rule(f"{_LORS}.sl_parameters.{{i}}", [f"{_BANK}.spatial.A.{{i}}"], split_swapped, join_swapped),
-        Rule(f"{_LORS}.sr_parameters.{{i}}", [f"{_BANK}.spatial.B.{{i}}"], split_swapped, join_swapped),
+        *(
+            Rule(f"{_LORS}.{theirs}_parameters.{{i}}", [f"{_BANK}.{name}.weight.{factor}.{{i}}"], split, join)
+            for theirs, name, factor, split, join in (
+                ("ml", "channel", "B", split_factor, join_factor),
+                ("mr", "channel", "A", split_factor, join_factor),
+                ("sl", "spatial", "A", split_swapped, join_swapped),
+                ("sr", "spatial", "B", split_swapped, join_swapped),
+            )
+        ),
         *(
             Rule(
                 f"{_LORS}.out_weight_add_{factor}.{{i}}",
-                [f"{_BANK}.output.{factor}.{{i}}"],
+                [f"{_BANK}.output.weight.{factor}.{{i}}"],
                 lambda tensor: (tensor[None],),
                 lambda tensor: tensor.squeeze(0),
             )

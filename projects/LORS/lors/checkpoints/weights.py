@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lors.files import replacing
+from lors.training.files import replacing
 
 # All that a pickled numpy array is made of.
 _ARRAYS = {

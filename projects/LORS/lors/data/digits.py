@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import struct
 import tempfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +84,7 @@ def write_dataset(root: Path, num_images: dict[str, int]) -> None:
         try:
             os.rename(made, root)
         except OSError:
-            # Another process finished first, with the same bytes.
+            # Another process finished first, with the same data.
             _check_complete(root)
 
 
@@ -104,11 +102,20 @@ def _write_split(root: Path, split: str, num_images: int) -> None:
         rng = image_rng(split, index)
         digits = place_digits(rng, sources, labels)
         file_name = f"{index:06d}.png"
-        (root / split / file_name).write_bytes(encode_png(draw_image(rng, digits)))
+        Image.fromarray(draw_image(rng, digits)).save(root / split / file_name)
         images.append({"id": index, "file_name": file_name, "height": CANVAS, "width": CANVAS})
-        annotations += [_annotation(index, digit) for digit in digits]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
+        for digit in digits:
+            *_, width, height = digit.box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": digit.label + 1,
+                    "bbox": digit.box,
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
     content = {
         "info": {"description": "scikit-learn's handwritten digits on cluttered canvases"},
         "images": images,
@@ -116,17 +123,6 @@ def _write_split(root: Path, split: str, num_images: int) -> None:
         "categories": [{"id": label + 1, "name": str(label)} for label in range(10)],
     }
     (root / f"{split}.json").write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
-
-
-def _annotation(image_id: int, digit: Digit) -> dict:
-    x, y, width, height = digit.box
-    return {
-        "image_id": image_id,
-        "category_id": digit.label + 1,
-        "bbox": [x, y, width, height],
-        "area": width * height,
-        "iscrowd": 0,
-    }
 
 
 def image_rng(split: str, index: int) -> np.random.RandomState:
@@ -263,22 +259,3 @@ def _curve(rng: np.random.RandomState) -> np.ndarray:
     scale = radius / max(1e-6, (dx * dx + dy * dy) ** 0.5)
     distance = np.sqrt((XS - x - scale * dx) ** 2 + (YS - y - scale * dy) ** 2) - radius
     return np.clip(rng.uniform(1.0, 2.5) - np.abs(distance), 0, 1)
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Encode uint8 (h, w) pixels, at most 65,535 bytes with a byte more per row, as a grey PNG.
-
-    Stored, not compressed: what a compressor writes depends on the version of zlib.
-    """
-    height, width = pixels.shape
-    raw = np.pad(pixels, ((0, 0), (1, 0))).tobytes()
-    size = len(raw)
-    stored = b"\x78\x01\x01" + struct.pack("<HH", size, size ^ 0xFFFF) + raw
-    stored += struct.pack(">I", zlib.adler32(raw))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", stored), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
 
-__all__ = ["BadImage", "check_size", "is_readable", "read_image"]
+__all__ = ["BadImage", "check_size", "read_image"]
 
 MAX_PIXELS = 80_000_000
 
@@ -34,22 +36,16 @@ def read_image(file_name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             if width * height > max_pixels:
                 raise ValueError(f"{width} x {height} pixels, more than max_pixels={max_pixels}")
             image.load()
-            return np.asarray(_to_rgb(_upright(image)))
+            # Viewers show an image whose EXIF is broken as it lies.
+            with suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_to_rgb(image))
     # Pillow's decoders raise nearly anything for a broken file.
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image, or of a format that Pillow does not know"
         raise BadImage(f"{file_name}: {' '.join(reason.split())}") from error
-
-
-def is_readable(file_name: str) -> bool:
-    """Whether `read_image` reads it."""
-    try:
-        read_image(file_name)
-    except BadImage:
-        return False
-    return True
 
 
 def check_size(file_name: str, image: np.ndarray, width: int, height: int) -> None:
@@ -60,15 +56,6 @@ def check_size(file_name: str, image: np.ndarray, width: int, height: int) -> No
         if found == (height, width):
             reason += "; perhaps it was annotated without turning it as its EXIF orientation tells"
         raise BadImage(f"{file_name}: {reason}")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    # Viewers show an image whose EXIF is broken as it lies.
-    except Exception:
-        pass
-    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

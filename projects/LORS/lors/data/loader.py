@@ -65,7 +65,7 @@ class TrainLoader:
                 self._mapped,
                 batch_sampler=itertools.islice(self._batches(), self.next_batch, None),
                 num_workers=self._workers,
-                collate_fn=_as_it_is,
+                collate_fn=list,
                 worker_init_fn=_leave_signals_to_the_trainer,
             )
         )
@@ -131,10 +131,6 @@ def random_numbers(*seed: int) -> Iterator[None]:
 def mix(*numbers: int) -> int:
     """One 32-bit seed of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _as_it_is(batch: list[Record]) -> list[Record]:
-    return batch
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

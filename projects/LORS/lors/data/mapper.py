@@ -103,13 +103,9 @@ def _make_instances(
 ) -> Instances:
     """All boxes but crowds, moved along with their image, clipped to its (height, width) and not empty."""
     annotations = [a for a in annotations if a.get("iscrowd", 0) == 0]
-    modes = {a["bbox_mode"] for a in annotations} or {BoxMode.XYXY_ABS}
-    if len(modes) > 1:
-        raise ValueError(f"bbox_mode of one image's annotations must be the same, not {sorted(modes)}")
-    boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).view(-1, 4)
-    boxes = BoxMode.convert(boxes, modes.pop(), BoxMode.XYXY_ABS)
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     height, width = image_size
-    moved = transforms.apply_box(boxes.double().numpy()).clip(min=0)
+    moved = transforms.apply_box(np.array(boxes, dtype=np.float64).reshape(-1, 4)).clip(min=0)
     instances = Instances(image_size)
     instances.gt_boxes = Boxes(torch.from_numpy(np.minimum(moved, [width, height, width, height])).float())
     instances.gt_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
@@ -131,27 +127,18 @@ class Readable:
 
     def __iter__(self) -> Iterator[list[Record]]:
         for batch in self._loader:
-            for record in batch:
-                self._count(record.pop("skipped", ()))
+            for name, reason in (skip for record in batch for skip in record.pop("skipped", ())):
+                if name not in self._skipped:
+                    logger.warning("Skipped %s", reason)
+                self._skipped[name] += 1
             batch = [record for record in batch if "image" in record]
             if batch:
                 yield batch
-
-    def _count(self, skipped: Iterable[tuple[str, str]]) -> None:
-        for name, reason in skipped:
-            if name not in self._skipped:
-                logger.warning("Skipped %s", reason)
-            self._skipped[name] += 1
 
     def log_count(self, meaning: str) -> None:
         """Log how many images all processes skipped, if any, and what that means."""
         total = sum(comm.gather(self._skipped), Counter())
         if total:
             names = ", ".join(sorted(total)[:5]) + (", ..." if len(total) > 5 else "")
-            logger.warning(
-                "Skipped images: %d, %d times in all (%s): %s",
-                len(total),
-                sum(total.values()),
-                meaning,
-                names,
-            )
+            count = f"{len(total)}, {sum(total.values())} times in all"
+            logger.warning("Skipped images: %s (%s): %s", count, meaning, names)

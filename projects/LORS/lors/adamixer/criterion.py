@@ -1,0 +1,88 @@
+"""AdaMixer's loss: each stage alone is matched and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+
+class SetCriterion(nn.Module):
+    """The losses of every stage.
+
+    Args:
+        matcher: assigns queries to ground truth, see `HungarianMatcher`.
+        class_weight, l1_weight, giou_weight: of the focal loss over all queries, and of L1 (corners over the
+            image's size) and 1 - GIoU of the matched ones.
+        alpha, gamma: of the focal loss.
+    """
+
+    def __init__(
+        self,
+        matcher: nn.Module,
+        class_weight: float = 2.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.matcher = matcher
+        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(
+        self,
+        predictions: Sequence[tuple[Tensor, Tensor]],
+        targets: Sequence[tuple[Tensor, Tensor]],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> dict[str, Tensor]:
+        """Scores all stages.
+
+        Args:
+            predictions: for each stage, class logits (B, L, classes) and boxes xyxy (B, L, 4) in pixels.
+            targets: for each image, labels (n,) and boxes xyxy (n, 4) in pixels.
+            image_sizes: height and width of each image without padding.
+
+        Returns:
+            `loss_cls_i`, `loss_bbox_i`, `loss_giou_i` for stage i, each a weighted sum divided by the number
+            of matched boxes averaged over all processes.
+        """
+        logits = torch.stack([logits for logits, _ in predictions]).float()
+        boxes = torch.stack([boxes for _, boxes in predictions]).float()
+        num_stages = len(predictions)
+        stage, image, query, number = self.matcher(logits, boxes, targets, image_sizes)
+
+        counts = torch.tensor([0, *(len(labels) for labels, _ in targets[:-1])], device=logits.device)
+        chosen = counts.cumsum(0)[image] + number
+        labels = torch.cat([labels for labels, _ in targets])[chosen]
+        truth = torch.cat([truth for _, truth in targets])[chosen]
+        scale = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])[image]
+
+        hot = torch.zeros_like(logits)
+        hot[stage, image, query, labels] = 1
+        focal = sigmoid_focal_loss(logits, hot, alpha=self.alpha, gamma=self.gamma).flatten(1).sum(dim=1)
+        matched = boxes[stage, image, query]
+        l1 = ((matched - truth) / scale).abs().sum(dim=1)
+        giou = generalized_box_iou_loss(matched, truth)
+
+        count = _average_count(len(stage) / num_stages, logits.device)
+        l1, giou = (logits.new_zeros(num_stages).index_add(0, stage, loss) for loss in (l1, giou))
+        losses = {
+            "loss_cls": self.class_weight * focal / count,
+            "loss_bbox": self.l1_weight * l1 / count,
+            "loss_giou": self.giou_weight * giou / count,
+        }
+        return {f"{name}_{i}": loss[i] for i in range(num_stages) for name, loss in losses.items()}
+
+
+def _average_count(count: float, device: torch.device) -> Tensor:
+    """Matched boxes of a stage, averaged over the processes; none anywhere counts as one in all."""
+    total = torch.tensor(count, device=device)
+    world = comm.get_world_size()
+    if world > 1:
+        torch.distributed.all_reduce(total)
+    return total.clamp(min=1) / world

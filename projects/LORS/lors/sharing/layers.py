@@ -1,0 +1,109 @@
+"""The layers of a stack: where they are, and whether they can pull from one bank."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lors.sharing.pulling import Pulling
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def find_layers(model: nn.Module, layers: str) -> list[nn.Module]:
+    """The modules in a container, "encoder.layers", or in a part of it, "layer3[1:]".
+
+    Raises:
+        ValueError: there is no such container.
+    """
+    path, start, stop = _parse(model, layers)
+    container = model.get_submodule(path)
+    # A layer that is there twice counts twice, which `children` would hide.
+    return [layer for layer in container._modules.values() if layer is not None][slice(start, stop)]
+
+
+def find_owner(model: nn.Module, layers: str) -> nn.Module:
+    """The module that has the container, or the container's container: one that does not run its children."""
+    path = _parse(model, layers)[0].rpartition(".")[0]
+    while isinstance(model.get_submodule(path), _CONTAINERS):
+        if not path:
+            raise ValueError(f"{layers!r}: the model must not be a {type(model).__name__} itself")
+        path = path.rpartition(".")[0]
+    return model.get_submodule(path)
+
+
+def _parse(model: nn.Module, layers: str) -> tuple[str, int | None, int | None]:
+    path, *ends = re.fullmatch(r"(.*?)(?:\[(-?\d+)?:(-?\d+)?\])?", layers, re.DOTALL).groups()
+    known = dict(model.named_modules())
+    if not path or path not in known:
+        stacks = [name for name, module in known.items() if isinstance(module, _CONTAINERS) and name]
+        nearest = difflib.get_close_matches(path, stacks or [name for name in known if name], 1, 0)
+        raise ValueError(f"{layers!r}: no such layers in the model; the nearest are {nearest}")
+    start, stop = (int(end) if end else None for end in ends)
+    return path, start, stop
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern of `fnmatch` is a name or whole parts of it: "attn" is of "attn.qkv.weight"."""
+    return fnmatchcase(f".{name}.", f"*.{pattern}.*")
+
+
+def parameters_of(
+    layers: Sequence[nn.Module], name: str, made: Sequence[str]
+) -> list[tuple[nn.Parameter, ...]]:
+    """Of each layer the parameters of these names, which are made where `name` is shared.
+
+    Raises:
+        ValueError: a layer lacks one, or its module is of a kind that cannot pull them.
+    """
+    found = []
+    for layer in layers:
+        known = dict(layer.named_parameters())
+        if missing := [each for each in made if each not in known]:
+            raise ValueError(f"the residual makes {missing[0]} as well, which the layers lack")
+        found.append(tuple(known[each] for each in made))
+    return found
+
+
+def check_alike(layers: Sequence[nn.Module]) -> None:
+    """Layers can share if they are built alike and each has its parameters in one place.
+
+    Raises:
+        ValueError: the first difference, or what keeps a layer from pulling.
+    """
+    if len(layers) < 2:
+        raise ValueError(f"sharing takes at least two layers, and here is {len(layers)}")
+    first = _parts(layers[0])
+    for i, layer in enumerate(layers):
+        parts = _parts(layer)
+        for name in {**first, **parts}:
+            here, there = first.get(name, "nothing"), parts.get(name, "nothing")
+            if here != there:
+                raise ValueError(f"layers 0 and {i} differ: {name or 'the layer'} is {here} and {there}")
+    places: dict[nn.Parameter, str] = {}
+    for i, layer in enumerate(layers):
+        for module_name, module in layer.named_modules():
+            if isinstance(module, Pulling):
+                raise ValueError(f"layer {i}: {module_name or 'it'} pulls from a bank already")
+        for name, parameter in layer.named_parameters(remove_duplicate=False):
+            if parameter in places:
+                raise ValueError(f"layer {i}: {name} is the same parameter as {places[parameter]}")
+            places[parameter] = f"{name} of layer {i}"
+        for module_name, module in layer.named_modules():
+            for attribute, value in vars(module).items():
+                values = value if isinstance(value, (list, tuple)) else (value,)
+                if any(isinstance(each, nn.Parameter) and each in places for each in values):
+                    kind = f"{type(module).__name__} {module_name}".strip()
+                    raise ValueError(f"layer {i}: {kind} keeps parameters in {attribute} too and cannot pull")
+
+
+def _parts(layer: nn.Module) -> dict[str, str]:
+    """Each module's class and each parameter's kind, by name."""
+    parts = {name: type(module).__qualname__ for name, module in layer.named_modules()}
+    for name, p in layer.named_parameters():
+        parts[name] = f"{tuple(p.shape)} {p.dtype} {p.device}{'' if p.requires_grad else ' frozen'}"
+    return parts

@@ -1,0 +1,137 @@
+"""What a layer adds to the weight that it shares (Li et al., CVPR 2024, section 3).
+
+==================  ==============================================  =======================
+residual            weight of layer i                               paper
+==================  ==============================================  =======================
+`LowRank`           W_i    = W_shared    + sum_k B_ik A_ik          LORS^T, equations 7, 8
+`GeneratedLowRank`  M_i(q) = M_shared(q) + sum_k B_ik E_ik(q) A_ik  LORS^A, equations 9-12
+==================  ==============================================  =======================
+
+What a user makes is a recipe without tensors, from which a bank builds one residual for each weight of the
+stack. `weights(i)` composes what layer i pulls, in `dtype` or the parameters' own, whatever autocast says.
+`linear(x, i)` applies it as nn.Linear does, and composes nothing where that is fewer operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lors.sharing.initial import start_generated, start_low_rank
+from lors.sharing.recipe import Groups, Residual
+
+
+class LowRank(Residual):
+    """LORS^T, for any weight of two or more dimensions, seen as a matrix d x h; B (K, d, r), A (K, r, h)."""
+
+    def _build(self, weight: nn.Parameter) -> None:
+        self.shape, d, h = weight.shape, len(weight), weight[0].numel()
+        self.shared = _like(weight) if self.has_shared else None
+        self.B, self.A = self._factors(weight, d, h)
+        start_low_rank(self.init, self.shared, self.B, self.A)
+
+    def weights(self, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor]:
+        """W_i, of the weight's own shape."""
+        if not self.has_private:
+            return (self.shared.to(dtype=dtype),)
+        B, A = (factor.to(dtype=dtype) for factor in self._products(layer))
+        with _own_precision(B):
+            W = torch.addmm(self.shared.to(dtype=dtype).flatten(1), B, A) if self.has_shared else B @ A
+        return (W.view(self.shape),)
+
+    def linear(self, x: Tensor, layer: int, bias: Tensor | None = None) -> Tensor:
+        """(..., h) -> (..., d)."""
+        (d, h), n = self.shape, x.numel() // x.shape[-1]
+        # A composed weight is also written and has a gradient, which costs about as much as making it. Where
+        # n is open, as in `torch.export`, it serves every n.
+        many = isinstance(n, torch.SymInt) or n * (d + h) > 2 * d * h
+        if not self.has_private or (self.has_shared and many):
+            return F.linear(x, *self.weights(layer), bias)
+        B, A = self._products(layer)
+        if not self.has_shared:
+            return F.linear(F.linear(x, A), B, bias)
+        return F.linear(x, self.shared, bias) + F.linear(F.linear(x, A), B)
+
+    def _products(self, layer: int) -> tuple[Tensor, Tensor]:
+        """(d, K r) and (K r, h): the sum over k is their product."""
+        return self.B[layer].transpose(0, 1).flatten(1), self.A[layer].flatten(0, 1)
+
+
+class GeneratedLowRank(Residual):
+    """LORS^A, for a Linear that makes g matrices M (d, h) of a query q; B (g, K, d, r), A (g, K, r, h).
+
+    E is a Linear from q to the g K matrices (r, r). All is linear in q, so layer i is one Linear still, whose
+    weight and bias it pulls.
+
+    Args:
+        shape: (g, d, h); the Linear has g d h outputs and a bias.
+        rank, groups, choices: as in `Residual`.
+
+    Raises:
+        ValueError: a shape that is not three positive numbers.
+    """
+
+    def __init__(self, shape: Sequence[int], rank: int, groups: Groups = 1, **choices: bool | str) -> None:
+        super().__init__(rank, groups, **choices)
+        self.shape = tuple(int(s) for s in shape)
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape={self.shape}: must be (g, d, h), three positive numbers")
+
+    def made_names(self, name: str) -> tuple[str, ...]:
+        return (name, name.removesuffix("weight") + "bias")
+
+    def _build(self, weight: nn.Parameter, bias: nn.Parameter) -> None:
+        g, d, h = self.shape
+        if weight.dim() != 2 or len(weight) != g * d * h:
+            raise ValueError(f"shape={self.shape}: has no place in a weight of {tuple(weight.shape)}")
+        self.shared, self.shared_bias = (_like(p) if self.has_shared else None for p in (weight, bias))
+        self.B, self.A = self._factors(weight, d, h, g)
+        like = dict(device=weight.device, dtype=weight.dtype)
+        sizes = [A[..., 0].numel() * self.rank for A in self.A]
+        self.E = nn.ModuleList(nn.Linear(weight.shape[1], size, **like) for size in sizes)
+        start_generated(self.init, self.shared, self.B, self.A, self.E)
+
+    def weights(self, layer: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Weight (g d h, d_q) and bias (g d h)."""
+        shared = [p.to(dtype=dtype) for p in (self.shared, self.shared_bias)] if self.has_shared else (0, 0)
+        if not self.has_private:
+            return tuple(shared)
+        B, A, E = self._wide_B(layer).to(dtype=dtype), self.A[layer].to(dtype=dtype), self.E[layer]
+        with _own_precision(A):
+            # The bias is the column of an input that is always 1: (g, K, r, r, d_q + 1)
+            columns = torch.cat((E.weight, E.bias[:, None]), dim=1).to(A).view(*A.shape[:3], self.rank, -1)
+            EA = A.transpose(2, 3)[:, :, None] @ columns
+            made = (B @ EA.view(len(B), B.shape[2], -1)).view(-1, columns.shape[-1])
+            return shared[0] + made[:, :-1], shared[1] + made[:, -1]
+
+    def linear(self, q: Tensor, layer: int, bias: None = None) -> Tensor:
+        """(..., d_q) -> (..., g d h)."""
+        (g, d, h), n = self.shape, q.numel() // q.shape[-1]
+        # Composing takes the operations of d_q + 1 queries, and as above.
+        if not self.has_private or isinstance(n, torch.SymInt) or n > 2 * q.shape[-1]:
+            return F.linear(q, *self.weights(layer))
+        E = self.E[layer](q).view(n, g, self.groups[layer], self.rank, self.rank)
+        EA = (E @ self.A[layer]).flatten(2, 3).flatten(0, 1)
+        B = self._wide_B(layer).expand(n, -1, -1, -1).flatten(0, 1)
+        if not self.has_shared:
+            return (B @ EA).view(*q.shape[:-1], g * d * h)
+        M = F.linear(q, self.shared, self.shared_bias).view(n * g, d, h)
+        return torch.baddbmm(M, B, EA).view(*q.shape[:-1], g * d * h)
+
+    def _wide_B(self, layer: int) -> Tensor:
+        """(g, d, K r)."""
+        return self.B[layer].transpose(1, 2).flatten(2)
+
+
+def _own_precision(tensor: Tensor) -> AbstractContextManager:
+    """Autocast off, which the meta device does not have."""
+    kind = tensor.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def _like(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)

@@ -1,0 +1,152 @@
+"""train_net.py as a program: its flags, processes and signals, and what it says and leaves when it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import detectron2
+from detectron2.config import LazyConfig
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from torch import distributed
+from torch.multiprocessing import ProcessExitedException
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lors.training.errors import EXPECTED, config_errors, one_line_errors
+from lors.training.files import remove_unfinished
+from lors.training.hooks import Stopped
+from lors.training.not_finite import FiniteLoss
+from lors.training.overrides import apply_overrides
+from lors.training.setup import auto_scale
+
+logger = logging.getLogger(__name__)
+
+
+@one_line_errors()
+def run_program(main: Callable[[argparse.Namespace], None]) -> None:
+    """Runs `main` with the command line's flags, in a process for each GPU."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--auto-scale",
+        action="store_true",
+        help="scale batch and learning rate from train.reference_gpus to the GPUs there are",
+    )
+    parser.add_argument("--replay", metavar="FILE", help="compute again what FILE says was not finite")
+    args = parser.parse_args()
+    signals: list[int] = []
+    if args.num_gpus > 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, partial(_pass_on, signals))
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:
+        if not error.signal_name:
+            sys.exit(1)  # that process has said why
+        raise OSError(f"process {error.error_index} was killed by {error.signal_name}") from error
+    except Stopped as stopped:
+        signals.append(stopped.signal)
+    if signals:
+        sys.exit(128 + signals[0])
+
+
+def _pass_on(received: list[int], number: int, frame: Any) -> None:
+    """What a process that only waits for those that train does with a signal; a second one ends them."""
+    received.append(number)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number if len(received) == 1 else signal.SIGKILL)
+
+
+def set_up(args: argparse.Namespace) -> DictConfig:
+    """The config with its overrides; logging, seeds and the output folder as it wants them."""
+    with config_errors():
+        cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+        if args.auto_scale:
+            auto_scale(cfg, comm.get_world_size())
+        default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
+    logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
+    return cfg
+
+
+@contextmanager
+def leaving_nothing_open(cfg: DictConfig) -> Iterator[None]:
+    """An error's traceback goes to error.txt; the processes' group is taken down."""
+    try:
+        yield
+    except EXPECTED:
+        if os.path.isdir(cfg.train.output_dir):
+            with open(os.path.join(cfg.train.output_dir, "error.txt"), "w") as file:
+                traceback.print_exc(file=file)
+        raise
+    finally:
+        # Left to the interpreter's end, the group's threads may abort a process that has done its work.
+        if comm.get_world_size() > 1 and sys.exc_info()[0] in (None, Stopped):
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
+    """While the loop runs from iteration `start`: clean files before it, and how to go on after it."""
+    folder = cfg.train.output_dir
+    if comm.is_main_process():
+        remove_unfinished(folder)
+        _cut_metrics(os.path.join(folder, "metrics.json"), start)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_bug)
+    try:
+        with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
+            yield
+    except FloatingPointError as error:
+        record = finite.write(folder)
+        again = _command("--replay", record)
+        raise FloatingPointError(f"{error}; its images and losses are in {record}; again: {again}") from error
+    except Stopped as stopped:
+        name, iteration = signal.Signals(stopped.signal).name, finite.trainer.iter
+        again = _command("--resume")
+        logger.warning("%s: stopped after iteration %d, which is saved; go on: %s", name, iteration, again)
+        raise
+    finite.trainer.data_loader.log_count("others were trained on instead")
+    logger.info("Checkpoints, metrics.json and log.txt: %s", folder)
+
+
+def _command(*more: str) -> str:
+    """This program's command line with other modes."""
+    given = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return shlex.join(["python", sys.argv[0], *more, *given])
+
+
+def _cut_metrics(path: str, start: int) -> None:
+    """Leaves the whole lines of a metrics.json that are from before iteration `start`."""
+    if not os.path.isfile(path):
+        return
+    # In place, as the writer has it open.
+    with open(path, "r+") as file:
+        whole = [line for line in file if line.endswith("}\n")]
+        file.seek(0)
+        file.writelines(line for line in whole if json.loads(line)["iteration"] < start)
+        file.truncate()
+
+
+def _is_bug(record: logging.LogRecord) -> bool:
+    """False where the training loop logs the traceback of what a user can mend; error.txt has it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))

@@ -1,0 +1,160 @@
+"""merge.py, factorize.py and convert.py as a user runs them, on the small detector of the digits."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+import lors
+from lors.checkpoints import Checkpointer, read, to_released, weights_of
+
+ROOT = Path(__file__).parent.parent.parent
+LORS, PLAIN = ("configs/digits/lors_digits.py", "configs/digits/adamixer_digits.py")
+
+
+def build(config: str) -> torch.nn.Module:
+    return instantiate(LazyConfig.load(str(ROOT / config)).model).eval()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable:
+    """Runs a tool; its exit code (or its one line about an error), and what it said."""
+
+    def run(tool: str, *arguments) -> tuple[object, str]:
+        spec = importlib.util.spec_from_file_location(tool, ROOT / "tools" / f"{tool}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        monkeypatch.chdir(ROOT)
+        try:
+            module.main()
+        except SystemExit as end:
+            return end.code, capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A checkpoint of the LORS detector with random weights, none of them 0."""
+    torch.manual_seed(1)
+    model = build(LORS)
+    for parameter in model.decoder.bank.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+    path = tmp_path_factory.mktemp("trained") / "lors.pth"
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+def detect(config: str, weights: Path) -> torch.Tensor:
+    model = build(config)
+    Checkpointer(model).load(str(weights))
+    with torch.no_grad():
+        image = torch.arange(3 * 64 * 64).view(3, 64, 64) % 255
+        return model([{"image": image.to(torch.uint8)}])[0]["instances"].scores
+
+
+def test_merged_then_factorized_it_is_the_same_detector(run, trained, tmp_path):
+    expected = detect(LORS, trained)
+    merged, again = tmp_path / "merged.safetensors", tmp_path / "again.pth"
+    code, said = run("merge", "--config-file", LORS, trained, merged)
+    assert code == 0 and "parameters, merged from" in said
+    torch.testing.assert_close(detect(PLAIN, merged), expected, rtol=1e-4, atol=1e-5)
+
+    code, said = run("factorize", "--config-file", LORS, merged, again)
+    assert code == 0 and f"{again}: written" in said
+    table = [line.split() for line in said.splitlines() if line.startswith("mixing.")]
+    names = [f"mixing.{name}.weight" for name in ("channel", "spatial", "output")]
+    assert [row[:2] for row in table] == [[name, str(stage)] for name in names for stage in range(4)]
+    assert all(row[2] == "100.0" and float(row[3]) < 100 and float(row[4]) < 100 for row in table)
+    torch.testing.assert_close(detect(LORS, again), expected, rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "merged.safetensors"]
+
+
+def test_overrides_reach_the_bank_that_is_factorized_into(run, tmp_path):
+    plain, out = tmp_path / "plain.pth", tmp_path / "lors.pth"
+    torch.save({"model": build(PLAIN).state_dict()}, plain)
+    rank = "model.decoder.bank.residual.output.rank=3"
+    code, said = run("factorize", "--config-file", LORS, plain, out, rank)
+    assert code == 0
+    state = read(str(out))["model"]
+    assert state["decoder.bank.mixing.output.weight.A.0"].shape[1] == 3
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(ROOT / LORS)), [rank])
+    Checkpointer(instantiate(cfg.model)).load(str(out))
+
+
+def test_convert_says_whose_weights_they_are_and_gives_them_back(run, trained, tmp_path):
+    theirs, ours, back = (tmp_path / name for name in ("theirs.pth", "ours.safetensors", "back.pth"))
+    # The digits' backbone has no name in the authors' program.
+    weights = {n: t for n, t in weights_of(read(str(trained))).items() if not n.startswith("backbone.")}
+    torch.save({"state_dict": to_released(weights), "meta": {"epoch": 1}}, theirs)
+    code, said = run("convert", theirs, ours)
+    assert code == 0 and "LORS of its authors" in said and "not used: rpn_head.init_proposal_bboxes" in said
+    converted = read(str(ours))
+    assert set(converted) == set(weights) and all(torch.equal(t, weights[n]) for n, t in converted.items())
+    assert run("convert", "--to", "released", ours, back)[0] == 0
+    there, again = (read(str(path))["state_dict"] for path in (theirs, back))
+    assert set(there) == set(again) and all(torch.equal(tensor, there[n]) for n, tensor in again.items())
+
+    one = torch.ones(1)
+    torch.save({"conv1.weight": one, "layer1.0.conv1.weight": one, "fc.bias": one}, theirs)
+    code, said = run("convert", theirs, ours)
+    assert "ResNet of torchvision or timm, 2 tensors" in said and "not used: fc.bias" in said
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pkl", "empty.pth", "cut.pth", "text.pkl", "other.pth"])
+def test_a_bad_file_is_one_line_and_nothing_is_written(name, run, trained, tmp_path):
+    path = tmp_path / name
+    if name == "evil.pth":
+        torch.save({"model": Code()}, path)
+    elif name == "evil.pkl":
+        path.write_bytes(pickle.dumps({"model": Code()}))
+    elif name == "empty.pth":
+        path.write_bytes(b"")
+    elif name == "cut.pth":
+        path.write_bytes(trained.read_bytes()[:5000])
+    elif name == "text.pkl":
+        path.write_text("no pickle")
+    else:
+        torch.save({"encoder.weight": torch.ones(1)}, path)
+    for command in (
+        ["convert", path, tmp_path / "out.pth"],
+        ["merge", "--config-file", LORS, path, tmp_path / "out.pth"],
+    ):
+        error, said = run(*command)
+        assert "this ran" not in said
+        assert str(error).startswith("error: ") and "\n" not in error and name in error
+        if "evil" in name:
+            assert "refused: it holds code, " in error and "print" in error
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wrong_extensions_and_lors_twice_are_one_line(run, trained, tmp_path):
+    error, _ = run("merge", "--config-file", LORS, trained, tmp_path / "out.zip")
+    assert "ends in .pth or .safetensors" in error
+    error, _ = run("factorize", "--config-file", LORS, trained, tmp_path / "out.pth")
+    assert error.startswith("error: ") and "\n" not in error and "share weights" in error
+    error, _ = run("factorize", "--config-file", PLAIN, trained, tmp_path / "out.pth")
+    assert error.startswith("error: ") and "no bank to factorize into" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_merged_detector_has_the_plain_config_of_its_shape():
+    with torch.device("meta"):
+        merged = lors.merge(build("configs/lors_r50_1x.py"))
+        plain = build("configs/adamixer_2x64_r50_1x.py")
+    ours, theirs = ([(n, t.shape) for n, t in model.state_dict().items()] for model in (merged, plain))
+    assert ours == theirs

@@ -1,0 +1,53 @@
+"""The hooks in Detectron2's own loop."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from detectron2.engine import HookBase, SimpleTrainer
+from torch import nn
+
+from lors.training.hooks import ClipGradients, ProgressLine
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": 100 * self.second(self.first(x)).square().mean()}
+
+
+class Gradients(HookBase):
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def after_backward(self) -> None:
+        self.seen.append(torch.cat([p.grad.flatten() for p in self.trainer.model.parameters()]))
+
+
+def run(model: nn.Module, *hooks: HookBase, steps: int = 3) -> None:
+    data = [torch.full((5, 3), float(i + 1)) for i in range(steps)]
+    trainer = SimpleTrainer(model, data, torch.optim.SGD(model.parameters(), lr=0.0))
+    trainer.register_hooks(list(hooks))
+    trainer.train(0, steps)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_the_norm_over_all_parameters_is_at_most_max_norm(max_norm):
+    model = Toy()
+    free, clipped = Gradients(), Gradients()
+    run(copy.deepcopy(model), free)
+    run(model, ClipGradients(max_norm), clipped)
+    assert len(free.seen) == len(clipped.seen) == 3
+    for before, after in zip(free.seen, clipped.seen):
+        torch.testing.assert_close(after, before * min(1.0, max_norm / before.norm().item()))
+    assert min(before.norm() for before in free.seen) > 0.5
+
+
+def test_the_progress_line_is_silent_away_from_a_terminal(capfd):
+    run(Toy(), ProgressLine())
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,176 @@
+"""The command line as a user types it: train, evaluate, resume, and what it says when something is wrong."""
+
+import json
+import math
+import shutil
+
+import detectron2
+import pytest
+import torch
+
+from runs import LIGHT, arguments, assert_one_line, command, losses
+
+
+def average_precision(text):
+    return [line.split(": ", 1)[1] for line in text.splitlines() if "copypaste" in line][-1]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    result = command(*arguments(data, output), "train.eval_period=4")
+    assert result.returncode == 0, result.stderr
+    return output, result.stdout
+
+
+def test_training_leaves_what_people_look_for(trained):
+    output, said = trained
+    assert list(losses(output)) == [0, 1, 2, 3]
+    for name in ("log.txt", "config.yaml", "model_0000001.pth", "model_final.pth", "detections.png"):
+        assert (output / name).stat().st_size > 0, name
+    assert f"Detectron2 {detectron2.__version__}" in said
+    assert "AP50" in said and "eta:" in said and str(output / "detections.png") in said
+
+
+def test_eval_only_gives_the_same_ap(trained, data, tmp_path):
+    output, said = trained
+    weights = f"train.init_checkpoint={output}/model_final.pth"
+    result = command(*arguments(data, tmp_path, "--eval-only"), weights)
+    assert result.returncode == 0, result.stderr
+    assert average_precision(result.stdout) == average_precision(said)
+
+
+def test_resume_goes_on_from_the_last_checkpoint(trained, data, tmp_path):
+    output, _ = trained
+    (tmp_path / "model_0000001.pth").write_bytes((output / "model_0000001.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    result = command(*arguments(data, tmp_path, "--resume"))
+    assert result.returncode == 0, result.stderr
+    assert list(losses(tmp_path)) == [2, 3]
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 3
+
+
+def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
+    output, _ = trained
+    result = command(*arguments(data, tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path) == losses(output)
+
+
+def test_iterations_follow_from_epochs(data, tmp_path):
+    # 16 images in batches of 4
+    result = command(
+        *arguments(data, tmp_path), "train.max_iter=null", "train.epochs=2", "train.eval_period=null"
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(losses(tmp_path)) == list(range(8))
+    records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert sum("bbox/AP" in record for record in records) == 2
+
+
+def test_auto_scale_keeps_batch_and_rate_in_proportion(data, tmp_path):
+    args = arguments(data, tmp_path, "--auto-scale")
+    result = command(*args, "train.reference_gpus=2", "train.max_iter=1")
+    assert result.returncode == 0, result.stderr
+    saved = (tmp_path / "config.yaml").read_text()
+    assert "total_batch_size: 2" in saved and "lr: 0.00065" in saved
+    result = command(*args, "train.reference_gpus=8")
+    assert_one_line(result, "--auto-scale: a batch of 0.5 for 1 GPUs")
+
+
+@pytest.mark.skipif(not LIGHT, reason="Detectron2 itself does run several processes")
+def test_the_light_runtime_names_the_full_one(data, tmp_path):
+    result = command(*arguments(data, tmp_path, "--num-gpus", "2"))
+    assert_one_line(result, "https://github.com/facebookresearch/detectron2")
+
+
+@pytest.mark.parametrize(
+    "overrides, wanted",
+    [
+        (["model.queries.num_querys=3"], ["model.queries.num_querys", "model.queries.num_queries"]),
+        (["dataset.train_json=nowhere.json"], ["nowhere.json", "DETECTRON2_DATASETS"]),
+        (["model.decoder.bank.residual.channel.rank=99"], ["mixing.channel.weight: rank=99", "at most 32"]),
+        (["model.decoder.bank.residual.output.groups=[1,2]"], ["groups=(1, 2)", "4 of them"]),
+        (["model.decoder.num_classes=3"], ["class ids go to 9", "to 2"]),
+        (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
+        (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),
+    ],
+    ids=lambda value: value[0].split("=")[0],
+)
+def test_what_is_wrong_is_said_in_one_line(data, tmp_path, overrides, wanted):
+    assert_one_line(command(*arguments(data, tmp_path), *overrides), *wanted)
+
+
+def test_a_checkpoint_that_does_not_fit(trained, data, tmp_path):
+    output, _ = trained
+    result = command(
+        *arguments(data, tmp_path, "--eval-only"),
+        f"train.init_checkpoint={output}/model_final.pth",
+        "model.decoder.num_classes=12",
+    )
+    assert_one_line(result, "decoder.stages.0.classify.3.weight", "(10, 64)", "(12, 64)")
+
+
+@pytest.fixture
+def spoiled(data, tmp_path):
+    """The data with a broken image in each part, a box without area and an image without boxes."""
+    root = tmp_path / "spoiled"
+    shutil.copytree(data, root)
+    content = json.loads((root / "train.json").read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 5]
+    content["annotations"][0]["bbox"][2] = 0
+    (root / "train.json").write_text(json.dumps(content))
+    for path in (root / "train" / "000003.png", root / "test" / "000002.png"):
+        path.write_bytes(path.read_bytes()[:2000])
+    return root
+
+
+def test_bad_images_are_skipped_and_counted(spoiled, tmp_path):
+    result = command(
+        *arguments(spoiled, tmp_path / "output"),
+        "dataloader.train.mapper.on_bad_image=skip",
+        "dataloader.train.num_workers=2",
+        "dataloader.test.num_workers=2",
+        "train.max_iter=12",
+    )
+    assert result.returncode == 0, result.stderr
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "output").values())
+    said = (tmp_path / "output" / "log.txt").read_text()
+    for text in ("train.json: 1 no_area (dropped), 1 no_boxes (noted)", "AP50", "detections.png"):
+        assert text in said
+    for split, name, meaning in (("train", "3", "trained on instead"), ("test", "2", "count as missed")):
+        path = f"{spoiled}/{split}/00000{name}.png"
+        assert said.count(f"Skipped {path}: ") == 1
+        (line,) = [line for line in said.splitlines() if "Skipped images: 1, " in line and meaning in line]
+        assert path in line
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_refused_by_name(spoiled, tmp_path, workers):
+    args = [*arguments(spoiled, tmp_path / "output"), f"dataloader.train.num_workers={workers}"]
+    assert_one_line(command(*args), f"error: {spoiled}/train/000003.png: ", "truncated")
+    if workers == 0:
+        (spoiled / "test" / "000002.png").unlink()
+        assert_one_line(command(*args), "1 of 8 image files are missing", f"{spoiled}/test/000002.png")
+
+
+def test_annotations_that_cannot_be_used(spoiled, tmp_path):
+    text = (spoiled / "test.json").read_text()
+    (spoiled / "test.json").write_text(text.replace('"bbox": [', '"bbox": [NaN, ', 1))
+    result = command(*arguments(spoiled, tmp_path / "output"))
+    assert_one_line(result, f"{spoiled}/test.json cannot be used: 1 not_a_box (annotation 1: ")
+
+
+def test_coco_that_is_not_there(tmp_path):
+    result = command(
+        "--config-file",
+        "configs/lors_r50_1x.py",
+        f"train.output_dir={tmp_path}",
+        DETECTRON2_DATASETS=str(tmp_path),
+    )
+    assert_one_line(result, f"{tmp_path}/coco/annotations/instances_train2017.json", "DETECTRON2_DATASETS")
+
+
+def test_eval_only_needs_weights(data, tmp_path):
+    assert_one_line(command(*arguments(data, tmp_path, "--eval-only")), "train.init_checkpoint")
