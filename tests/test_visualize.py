@@ -143,12 +143,15 @@ def test_a_small_image_alone_is_enlarged_and_a_large_one_is_not(size, scale):
 @pytest.mark.parametrize("size, scale", [((160, 80), 4), ((4000, 3000), 1)])
 def test_lines_and_labels_grow_with_the_picture(size, scale):
     x0, y0, x1, y1 = box = [size[0] / 4, size[1] / 2, size[0] / 2, size[1] * 0.75]
-    there = drawn(draw_alone(size, [box], [0]))
+    picture = draw_alone(size, [box], [0])
+    there = drawn(picture)
     unit = max(1, size[0] / 1000)
     assert there[round((y0 + y1) / 2 * scale)].sum() == 2 * round(2 * unit)
     # The label is above the box, which stays in sight.
     ys, xs = np.nonzero(there)
     assert ys.min() == pytest.approx(y0 * scale - 15 * unit, abs=1)
+    black = np.nonzero((picture < 40).all(axis=2))[1]
+    assert 25 * unit < black.max() - black.min() < 45 * unit
     assert (xs.min(), xs.max(), ys.max()) == pytest.approx((x0 * scale, x1 * scale, y1 * scale), abs=1)
 
 

@@ -6,6 +6,7 @@ AdamW = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(),  # train_net.py sets params.model
     lr=2.5e-5,  # for a batch of 16
     weight_decay=1e-4,
+    fused=True,  # one kernel, and no waiting for the loss scaler
 )
 
 AdamW_swin = L(torch.optim.AdamW)(
@@ -14,4 +15,5 @@ AdamW_swin = L(torch.optim.AdamW)(
     ),
     lr=2.5e-5,
     weight_decay=1e-4,
+    fused=True,
 )

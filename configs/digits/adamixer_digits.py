@@ -24,7 +24,6 @@ model.neck.in_channels = model.neck.in_channels[:3]
 model.decoder.strides = [4, 8, 16]
 
 optimizer.lr = 1.3e-3
-optimizer.fused = True
 # Queries start far from where they end, and Adam moves each of their numbers by about the rate a step.
 optimizer.params.overrides = dict(content=dict(lr=1e-2))
 lr_multiplier = L(WarmupParamScheduler)(

@@ -6,8 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+
+def on_device(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """A small float32 tensor where `like` is, for which the host does not wait."""
+    return torch.tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)
 
 
 def size_of(xyzr: Tensor) -> Tensor:
@@ -20,6 +27,17 @@ def to_xyxy(xyzr: Tensor) -> Tensor:
     """(..., 4) xyzr -> (..., 4) corners in pixels."""
     centre, half = xyzr[..., :2], size_of(xyzr) / 2
     return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU (Rezatofighi et al., CVPR 2019) of boxes xyxy (..., 4), which are broadcast -> (...)."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(dim=-1) for box in (a, b)]
+    union = areas[0] + areas[1] - intersection
+    low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    hull = (high - low).prod(dim=-1)
+    return intersection / (union + 1e-7) - (hull - union) / (hull + 1e-7)
 
 
 def refine(xyzr: Tensor, delta: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
+
+from lors.adamixer.boxes import generalized_iou, on_device
 
 
 class SetCriterion(nn.Module):
@@ -56,18 +58,18 @@ class SetCriterion(nn.Module):
         num_stages = len(predictions)
         stage, image, query, number = self.matcher(logits, boxes, targets, image_sizes)
 
-        counts = torch.tensor([0, *(len(labels) for labels, _ in targets[:-1])], device=logits.device)
+        counts = on_device([0, *(len(labels) for labels, _ in targets[:-1])], logits).long()
         chosen = counts.cumsum(0)[image] + number
         labels = torch.cat([labels for labels, _ in targets])[chosen]
         truth = torch.cat([truth for _, truth in targets])[chosen]
-        scale = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])[image]
+        scale = on_device([(w, h, w, h) for h, w in image_sizes], boxes)[image]
 
         hot = torch.zeros_like(logits)
-        hot[stage, image, query, labels] = 1
+        hot.index_put_((stage, image, query, labels), logits.new_ones(()))
         focal = sigmoid_focal_loss(logits, hot, alpha=self.alpha, gamma=self.gamma).flatten(1).sum(dim=1)
         matched = boxes[stage, image, query]
         l1 = ((matched - truth) / scale).abs().sum(dim=1)
-        giou = generalized_box_iou_loss(matched, truth)
+        giou = 1 - generalized_iou(matched, truth)
 
         count = _average_count(len(stage) / num_stages, logits.device)
         l1, giou = (logits.new_zeros(num_stages).index_add(0, stage, loss) for loss in (l1, giou))
@@ -81,7 +83,7 @@ class SetCriterion(nn.Module):
 
 def _average_count(count: float, device: torch.device) -> Tensor:
     """Matched boxes of a stage, averaged over the processes; none anywhere counts as one in all."""
-    total = torch.tensor(count, device=device)
+    total = torch.full((), count, device=device)
     world = comm.get_world_size()
     if world > 1:
         torch.distributed.all_reduce(total)

@@ -74,7 +74,7 @@ class AdaMixer(nn.Module):
         super().train(mode)
         if self.fixed_statistics:
             for module in self.backbone.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
         return self
 
@@ -109,13 +109,14 @@ class AdaMixer(nn.Module):
 
     def _preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         images = [
-            (image["image"].to(self.device).float() - self.pixel_mean) / self.pixel_std
+            (image["image"].to(self.device, non_blocking=True).float() - self.pixel_mean) / self.pixel_std
             for image in batched_inputs
         ]
+        images = [image.to(self.pixel_mean.dtype) for image in images]
         return ImageList.from_tensors(images, size_divisibility=max(self.decoder.strides))
 
     def _targets(self, batched_inputs: Sequence[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
-        targets = []
+        labels_of, boxes_of = [], []
         for image in batched_inputs:
             truth = image["instances"]
             labels = truth.gt_classes
@@ -125,8 +126,14 @@ class AdaMixer(nn.Module):
                     f"{image.get('file_name', 'an image')}: class ids {labels.unique().tolist()} are not all "
                     f"in the model's 0..{self.decoder.num_classes - 1}"
                 )
-            targets.append((labels.to(self.device), truth.gt_boxes.tensor.to(self.device)))
-        return targets
+            labels_of.append(labels)
+            boxes_of.append(truth.gt_boxes.tensor)
+        # In one copy each for all images
+        labels, boxes = (
+            torch.cat(parts).to(self.device, non_blocking=True).split([len(part) for part in parts])
+            for parts in (labels_of, boxes_of)
+        )
+        return list(zip(labels, boxes))
 
     def _detect(
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]

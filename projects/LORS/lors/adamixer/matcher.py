@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou
+
+from lors.adamixer.boxes import generalized_iou, on_device
 
 
 class HungarianMatcher(nn.Module):
@@ -71,7 +72,8 @@ class HungarianMatcher(nn.Module):
                     )
                 query, box = linear_sum_assignment(matrix.numpy())
                 matched.extend((stage, image, q, b) for q, b in zip(query, box))
-        return torch.tensor(matched, dtype=torch.long).view(-1, 4).t().to(logits.device)
+        matched = torch.tensor(matched, dtype=torch.long).view(-1, 4).t()
+        return matched.to(logits.device, non_blocking=True)
 
     def cost(
         self, logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, image_size: tuple[int, int]
@@ -83,7 +85,7 @@ class HungarianMatcher(nn.Module):
         positive = self.alpha * (1 - probability) ** self.gamma * -F.logsigmoid(logits)
         negative = (1 - self.alpha) * probability**self.gamma * -F.logsigmoid(-logits)
         h, w = image_size
-        scale = boxes.new_tensor((w, h, w, h))
+        scale = on_device((w, h, w, h), boxes)
         l1 = torch.cdist(boxes / scale, truth / scale, p=1)
-        giou = generalized_box_iou(boxes.flatten(0, 1), truth).view_as(l1)
+        giou = generalized_iou(boxes[..., None, :], truth)
         return self.class_cost * (positive - negative) + self.l1_cost * l1 - self.giou_cost * giou

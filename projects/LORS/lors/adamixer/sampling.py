@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lors.adamixer.boxes import size_of
+from lors.adamixer.boxes import on_device, size_of
 
 
 class Pyramid:
@@ -32,9 +32,8 @@ class Pyramid:
         starts = [sum(counts[:i]) for i in range(len(counts))]
         sides = [(level.shape[3], level.shape[2]) for level in levels]
         known = [(*side, s, math.log2(s), start) for side, s, start in zip(sides, strides, starts)]
-        # Of each level; one tensor is one copy to the device.
-        known = torch.tensor(known, dtype=torch.float32, device=rows.device)
-        self.size, self.stride, self.log2_stride, start = known.split((2, 1, 1, 1), dim=1)
+        # Of each level
+        self.size, self.stride, self.log2_stride, start = on_device(known, rows).split((2, 1, 1, 1), dim=1)
         image = torch.arange(rows.shape[0], device=rows.device, dtype=torch.int32) * sum(counts)
         group = torch.arange(groups, device=rows.device, dtype=torch.int32)
         # (B, 1, g, 1, level, 1, 1), the first row of a level

@@ -71,19 +71,25 @@ class DecoderStage(nn.Module):
 
     def forward(self, pyramid: Pyramid, content: Tensor, xyzr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """content (B, L, d_q), xyzr (B, L, 4) -> class logits (B, L, classes), xyzr, content."""
+        # What is multiplied by the size of a box is pixels, for which 16 bits are too few.
+        full_precision = torch.autocast(content.device.type, enabled=False)
         content = self.attention_norm(self._attend(content, xyzr))
-        sampled = pyramid.sample(sample_points(self.offsets(content), xyzr, self.groups))
+        with full_precision:
+            points = sample_points(self.offsets(content), xyzr, self.groups)
+            sampled = pyramid.sample(points)
         content = self.mixing_norm(content + self.mixing(sampled, content))
         content = self.ffn_norm(content + self.ffn(content))
-        return self.classify(content), refine(xyzr, self.regress(content)), content
+        with full_precision:
+            xyzr = refine(xyzr, self.regress(content))
+        return self.classify(content), xyzr, content
 
     def _attend(self, content: Tensor, xyzr: Tensor) -> Tensor:
         with torch.no_grad():
             position = position_embedding(xyzr, content.shape[-1])
             iof = (intersection_over_first(to_xyxy(xyzr)) + 1e-7).log()
         # (B heads, L, L), added to the attention logits
-        bias = (self.iof_tau[:, None, None] * iof[:, None]).flatten(0, 1)
-        content = content + position
+        bias = (self.iof_tau[:, None, None] * iof[:, None]).flatten(0, 1).to(content.dtype)
+        content = content + position.to(content.dtype)
         return content + self.attention(content, content, content, attn_mask=bias, need_weights=False)[0]
 
 

@@ -161,12 +161,8 @@ def check(dataset: Any, num_queries: int | None = None) -> list[Problem]:
     findings: list[tuple[str, Reasons]] = []
     images, categories, annotations = (list(_entries(content, key, findings)) for key in FIELDS)
     # A size that is not known bounds nothing.
-    sizes = {
-        image["id"]: (inf, inf) if found else (image["width"], image["height"])
-        for image, found in images
-        if _is_image_id(image.get("id"))
-    }
-    category_ids = {category["id"] for category, _ in categories if _is_whole(category.get("id"))}
+    sizes = {i["id"]: (inf, inf) if found else (i["width"], i["height"]) for i, found in images}
+    category_ids = {category["id"] for category, _ in categories}
     number = max((a["id"] for a, found in annotations if "annotation_id" not in found), default=0)
     kept, counts, seen = [], Counter(), Counter()
     for annotation, found in annotations:
@@ -195,19 +191,20 @@ def check(dataset: Any, num_queries: int | None = None) -> list[Problem]:
         findings.append(("file", {"looks_like_xyxy": [reason + f"as x0, y0, x1, y1 {fit} fit"]}))
     if sizes and not kept:
         findings.append(("file", {"no_boxes_at_all": ["no image has a box"]}))
-    for image in sizes if kept else ():
-        boxes, crowds = counts[image, False], counts[image, True]
+    for image, found in images if kept else ():
+        boxes, crowds = counts[image["id"], False], counts[image["id"], True]
         if boxes == 0:
-            kind, reason = ("only_crowds", f"{crowds} crowds") if crowds else ("no_boxes", "no boxes")
-            findings.append((f"image {image}", {kind: [reason]}))
+            found["only_crowds" if crowds else "no_boxes"].append(f"{boxes} boxes, {crowds} crowds")
         elif num_queries is not None and boxes > num_queries:
-            reason = f"{boxes} boxes, {num_queries} queries"
-            findings.append((f"image {image}", {"more_boxes_than_queries": [reason]}))
+            found["more_boxes_than_queries"].append(f"{boxes} boxes, {num_queries} queries")
     return [Problem(kind, where, ", ".join(why)) for where, found in findings for kind, why in found.items()]
 
 
 def _entries(content: dict, key: str, findings: list[tuple[str, Reasons]]) -> Iterator[tuple[dict, Reasons]]:
-    """Each object in one of the dataset's lists and what is wrong with it, which is among `findings` too."""
+    """The objects in one of the dataset's lists, but images and categories that have no id.
+
+    With each comes what is wrong with it; `findings` gets that of all.
+    """
     entries = content.get(key, [])
     if not isinstance(entries, list):
         findings.append(("file", {"not_coco": [f'its "{key}" is {short(entries)}, not a list']}))
@@ -216,6 +213,7 @@ def _entries(content: dict, key: str, findings: list[tuple[str, Reasons]]) -> It
     if not entries and key != "annotations":
         findings.append(("file", {"not_coco": [f'it has no "{key}"']}))
     name = {"images": "image", "categories": "category", "annotations": "annotation"}[key]
+    _, is_id, _ = FIELDS[key]["id"]
     places: dict[int | str, str] = {}
     for i, entry in enumerate(entries):
         place = f"{key}[{i}]"
@@ -226,16 +224,18 @@ def _entries(content: dict, key: str, findings: list[tuple[str, Reasons]]) -> It
         for field, (kind, is_right, wanted) in FIELDS[key].items():
             if not is_right(entry.get(field)) and (field in entry or field not in OPTIONAL):
                 found[kind].append(_wrong(entry, field, wanted))
-        known, (_, is_id, _) = entry.get("id"), FIELDS[key]["id"]
-        if is_id(known) and places.setdefault(known, place) != place:
+        known = entry.get("id")
+        has_id = is_id(known)
+        if has_id and places.setdefault(known, place) != place:
             kind = "annotation_id" if name == "annotation" else f"duplicate_{name}"
             found[kind].append(f"{places[known]} and {place} both have id {known}")
-        elif is_id(known) and type(known) is not type(next(iter(places))):
+        elif has_id and type(known) is not type(next(iter(places))):
             found["wrong_type"].append("some ids are numbers, others are texts")
         # An annotation whose id is another's too is found by its place only.
-        has_name = is_id(known) and "annotation_id" not in found
-        findings.append((f"{name} {known}" if has_name else place, found))
-        yield entry, found
+        is_named = has_id and "annotation_id" not in found
+        findings.append((f"{name} {known}" if is_named else place, found))
+        if has_id or key == "annotations":
+            yield entry, found
 
 
 def _check_annotation(

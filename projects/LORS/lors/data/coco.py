@@ -42,7 +42,9 @@ def register_coco(json_file: str, image_root: str, name: str | None = None) -> s
     _check_exists("json_file", json_file, os.path.isfile)
     _check_exists("image_root", image_root, os.path.isdir)
     json_file, image_root = os.path.abspath(json_file), os.path.abspath(image_root)
-    name = name or _name_from_paths(json_file, image_root)
+    # Many datasets share annotations/instances_train.json, so the name needs the whole path.
+    code = zlib.crc32(f"{json_file}\n{image_root}".encode())
+    name = name or f"{Path(json_file).parent.name}_{Path(json_file).stem}_{code:08x}"
 
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name)
@@ -89,12 +91,6 @@ def _check_exists(argument: str, path: str, exists: Callable[[str], bool]) -> No
     root = os.environ.get("DETECTRON2_DATASETS")
     where = "DETECTRON2_DATASETS is " + (repr(root) if root is not None else "not set")
     raise FileNotFoundError(f"{problem} ({where})")
-
-
-def _name_from_paths(json_file: str, image_root: str) -> str:
-    # Many datasets share annotations/instances_train.json, so the name needs the whole path.
-    code = zlib.crc32(f"{json_file}\n{image_root}".encode())
-    return f"{Path(json_file).parent.name}_{Path(json_file).stem}_{code:08x}"
 
 
 def _raise_errors(json_file: str, errors: Sequence[Problem]) -> None:
