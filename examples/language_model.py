@@ -151,7 +151,7 @@ def train(setup: Setup, text: Tensor) -> Iterator[GPT]:
     shared = [p for name, p in named.items() if name.endswith(".shared")]
     vectors = [p for p in named.values() if p.dim() <= 1]
     others = [p for name, p in named.items() if p.dim() > 1 and not name.endswith(".shared")]
-    # What moves all N layers at once takes smaller steps. The plain models' matrices gain nothing from it.
+    # What moves all N layers at once takes smaller steps. The narrow model's matrices gained nothing from it.
     groups = [
         {"params": shared, "lr": setup.rate / math.sqrt(setup.depth)},
         {"params": others},
@@ -277,7 +277,7 @@ def main() -> None:
 
     seeds = "one seed" if args.tune else "mean ± half the difference of two seeds"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    note = f"{setups[0].steps} steps; {setups[0].part} modules; {seeds}; {args.processes} runs at a time."
+    note = f"{setups[0].steps} steps; {setups[0].part} modules; {seeds}; {args.processes} at a time."
     text = f"{table(rows)}\n{note}\n{minutes:.1f} minutes in all; {versions}.\n"
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / ("tuning.md" if args.tune else "table.md")).write_text(text, encoding="utf-8")

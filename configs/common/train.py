@@ -13,7 +13,16 @@ train = dict(
     log_period=20,
     seed=-1,  # negative: another one each time
     amp=dict(enabled=False, precision="float16"),  # or "bfloat16"
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    compile=False,  # torch.compile for the decoder; the first steps of each kind of batch take a minute
+    float32_precision="",  # "high" allows TF32 on a GPU, "highest" forbids it, "" leaves torch's choice
+    cudnn_benchmark=False,
+    ddp=dict(
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        fp16_compression=False,
+        static_graph=False,
+        gradient_as_bucket_view=True,
+    ),
     clip_gradient_norm=1.0,
     reference_gpus=8,  # what batch and learning rate are meant for; see --auto-scale
     device="cuda" if torch.cuda.is_available() else "cpu",

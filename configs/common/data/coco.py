@@ -1,3 +1,4 @@
+import torch
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
@@ -44,6 +45,7 @@ dataloader = dict(
         ),
         total_batch_size=16,
         num_workers=4,
+        pin_memory=torch.cuda.is_available(),
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),

@@ -35,6 +35,7 @@ class TrainLoader:
         mapper: from such a dict to one with tensors; None for an image to skip, in whose place another is
             drawn.
         total_batch_size: over all processes.
+        num_workers, options: of torch's DataLoader, such as pin_memory and prefetch_factor.
 
     Attributes:
         seed: of the stream; None until `next_batch` or a checkpoint sets it.
@@ -46,7 +47,13 @@ class TrainLoader:
     """
 
     def __init__(
-        self, dataset: Sequence[Record], *, mapper: Mapper, total_batch_size: int, num_workers: int = 0
+        self,
+        dataset: Sequence[Record],
+        *,
+        mapper: Mapper,
+        total_batch_size: int,
+        num_workers: int = 0,
+        **options: Any,
     ) -> None:
         self.process, self.processes = comm.get_rank(), comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % self.processes:
@@ -56,7 +63,7 @@ class TrainLoader:
             )
         self._mapped = _Mapped(DatasetFromList(dataset, copy=False), mapper)
         self._is_wide = [record["width"] > record["height"] for record in dataset]
-        self._batch_size, self._workers = total_batch_size, num_workers
+        self._batch_size, self._options = total_batch_size, {"num_workers": num_workers, **options}
         self.seed, self.next_batch = 0, 0
 
     def __iter__(self) -> Iterator[list[Record]]:
@@ -64,9 +71,9 @@ class TrainLoader:
             DataLoader(
                 self._mapped,
                 batch_sampler=itertools.islice(self._batches(), self.next_batch, None),
-                num_workers=self._workers,
                 collate_fn=list,
                 worker_init_fn=_leave_signals_to_the_trainer,
+                **self._options,
             )
         )
 

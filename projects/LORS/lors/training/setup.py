@@ -15,7 +15,7 @@ from lors.data import TrainLoader, check_records, num_classes
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """`cfg.model` on `cfg.train.device`.
+    """`cfg.model` on `cfg.train.device`; with `cfg.train.compile`, its decoder is compiled where it runs.
 
     Raises:
         ValueError: a dataset has more classes than the model.
@@ -29,6 +29,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
                 f"dataset {name}: its class ids go to {classes - 1}, those of the model "
                 f"(model.decoder.num_classes={model.decoder.num_classes}) to {model.decoder.num_classes - 1}"
             )
+    if cfg.train.compile:
+        model.decoder.compile(fullgraph=True)
     return model.to(cfg.train.device)
 
 
