@@ -46,10 +46,10 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     LazyConfig.save(cfg, path)
     logger.info(f"Full config saved to {path}")
     seed_all_rng(cfg.train.seed if cfg.train.seed >= 0 else None)
-    torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark and not args.eval_only
-    if cfg.train.float32_precision:
-        torch.set_float32_matmul_precision(cfg.train.float32_precision)
-        torch.backends.cudnn.allow_tf32 = cfg.train.float32_precision != "highest"
+    torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark", False) and not args.eval_only
+    if precision := cfg.train.get("float32_precision"):
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 
 def default_writers(output_dir: str, max_iter: int) -> list[CommonMetricPrinter | JSONWriter]:
