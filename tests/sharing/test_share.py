@@ -214,6 +214,7 @@ def linear() -> nn.Module:
         (model_of, dict(only="head"), ["'head'", "attn.qkv.weight"]),
         (model_of, dict(only=["attn", "ttn"]), ["'ttn'"]),
         (model_of, dict(only=[]), ["[]"]),
+        (model_of, dict(residual={"*": LowRank(2), "attn": LowRank(1)}), ["'attn'"]),
         (model_of, dict(residual={"attn": LowRank(2), "mlp": LowRank(2)}), ["'mlp'"]),
         (model_of, dict(residual={"attn": LowRank(2)}, only="table"), ["'table'"]),
         (model_of, dict(residual=LowRank(7)), ["table", "rank=7"]),
@@ -260,3 +261,38 @@ def test_sharing_needs_torch_alone():
     code = "import sys, lors.sharing; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"detectron2", "fvcore", "torchvision", "scipy", "omegaconf"} & set(done.stdout.split())
+
+
+def test_a_weight_that_something_else_holds_is_not_parted_from_it():
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+    model.head = nn.Linear(6, 6)
+    model.head.weight = model.layers[0].weight
+    with pytest.raises(ValueError, match=r"layers\.0\.weight|head\.weight"):
+        share(model, "layers", LowRank(2))
+    model.head.weight = nn.Parameter(torch.zeros(6, 6))
+    assert share(model, "layers", LowRank(2)).residuals()
+
+
+def test_vectors_in_the_shape_of_a_matrix_stay_the_layers_own():
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Conv2d(6, 1, 1)) for _ in range(3))
+    assert list(share(model, "layers", LowRank(2)).residuals()) == ["0.weight"]
+
+
+def test_a_rank_that_saves_nothing_is_warned_of():
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+    with pytest.warns(UserWarning, match="weight"):
+        share(model, "layers", LowRank(6))
+
+
+def test_complex_weights_are_merged():
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Linear(6, 6, dtype=torch.complex64) for _ in range(3))
+    share(model, "layers", LowRank(1))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 6, dtype=torch.complex64)
+    torch.testing.assert_close(merge(model).layers[1](x), model.layers[1](x))

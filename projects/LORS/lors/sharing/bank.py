@@ -11,13 +11,21 @@ whole, and whatever runs the plain model runs the shared one.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, Union
 
 import torch
 from torch import nn
 
-from lors.sharing.layers import check_alike, find_layers, find_owner, matches, parameters_of
+from lors.sharing.layers import (
+    check_alike,
+    check_untied,
+    find_layers,
+    find_owner,
+    matches,
+    parameters_of,
+)
 from lors.sharing.pulling import Pulling, keep, let_pull
 from lors.sharing.recipe import Residual
 
@@ -51,13 +59,15 @@ def share(
 
     Raises:
         ValueError: layers that are not there or not alike, a pattern without a match, a rank that does not
-            fit, parameters that a layer holds in two places, layers that pull already.
+            fit, parameters that are in two places, layers that pull already.
     """
     owner = find_owner(model, layers)
     if getattr(owner, name, None) is not None:
         raise ValueError(f"{layers!r} has a {name} beside it already; name=... gives this bank another name")
     bank = Bank(residual, only)
-    bank.attach(find_layers(model, layers))
+    chosen = find_layers(model, layers)
+    check_untied(model, chosen)
+    bank.attach(chosen)
     setattr(owner, name, bank)
     return bank
 
@@ -101,21 +111,33 @@ class Bank(nn.Module):
             ValueError: as `share`; the layers are then as they were.
         """
         check_alike(layers)
-        matrices = [name for name, parameter in layers[0].named_parameters() if parameter.dim() > 1]
+        matrices = [
+            name for name, p in layers[0].named_parameters() if p.dim() > 1 and min(len(p), p[0].numel()) > 1
+        ]
         for pattern in [*self._recipes, *(self._only or ())]:
             if not any(matches(name, pattern) for name in matrices):
                 raise ValueError(f"pattern {pattern!r}: matches none of the layers' {', '.join(matrices)}")
+        taken = set()
         for name in matrices:
             wanted = self._only is None or any(matches(name, pattern) for pattern in self._only)
-            recipe = next((r for pattern, r in self._recipes.items() if matches(name, pattern)), None)
-            if wanted and recipe is not None:
+            pattern = next((pattern for pattern in self._recipes if matches(name, pattern)), None)
+            if wanted and pattern is not None:
+                taken.add(pattern)
+                recipe = self._recipes[pattern]
                 try:
                     self._place(name, recipe.build(parameters_of(layers, name, recipe.made_names(name))))
                 except (KeyError, ValueError) as error:  # a KeyError where a bank has that attribute itself
                     raise ValueError(f"{name}: {error.args[0]}") from error
-        if not self.residuals():
-            raise ValueError(f"only={self._only}: nothing that a residual is for")
+        if unused := [pattern for pattern in self._recipes if pattern not in taken]:
+            raise ValueError(f"pattern {unused[0]!r}, only={self._only}: nothing is left for it")
         for name, residual in self.residuals().items():
+            before = len(layers) * layers[0].get_parameter(name).numel()
+            after = sum(p.numel() for p in residual.parameters())
+            if after >= before:
+                warnings.warn(
+                    f"{name}: {after} parameters instead of {before}, as rank {residual.rank} is too large",
+                    stacklevel=3,
+                )
             for i, layer in enumerate(layers):
                 let_pull(layer, residual.made_names(name), residual, i)
 

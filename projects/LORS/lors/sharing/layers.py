@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -37,6 +38,8 @@ def find_owner(model: nn.Module, layers: str) -> nn.Module:
 
 
 def _parse(model: nn.Module, layers: str) -> tuple[str, int | None, int | None]:
+    if not isinstance(layers, str):
+        raise ValueError(f"layers is a {type(layers).__name__}: it must be a path such as 'encoder.layers'")
     path, *ends = re.fullmatch(r"(.*?)(?:\[(-?\d+)?:(-?\d+)?\])?", layers, re.DOTALL).groups()
     known = dict(model.named_modules())
     if not path or path not in known:
@@ -83,7 +86,10 @@ def check_alike(layers: Sequence[nn.Module]) -> None:
         for name in {**first, **parts}:
             here, there = first.get(name, "nothing"), parts.get(name, "nothing")
             if here != there:
-                raise ValueError(f"layers 0 and {i} differ: {name or 'the layer'} is {here} and {there}")
+                raise ValueError(
+                    f"layers 0 and {i} differ: {name or 'the layer'} is {here} and {there}; a part of them "
+                    f"may be alike, as in 'layers[1:]'"
+                )
     places: dict[nn.Parameter, str] = {}
     for i, layer in enumerate(layers):
         for module_name, module in layer.named_modules():
@@ -99,6 +105,19 @@ def check_alike(layers: Sequence[nn.Module]) -> None:
                 if any(isinstance(each, nn.Parameter) and each in places for each in values):
                     kind = f"{type(module).__name__} {module_name}".strip()
                     raise ValueError(f"layer {i}: {kind} keeps parameters in {attribute} too and cannot pull")
+
+
+def check_untied(model: nn.Module, layers: Sequence[nn.Module]) -> None:
+    """Sharing would part a weight of a layer from what else holds it.
+
+    Raises:
+        ValueError: something outside the layers holds one.
+    """
+    inside = Counter(p for layer in layers for _, p in layer.named_parameters(remove_duplicate=False))
+    everywhere = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if p.dim() > 1 and 0 < inside[p] < everywhere[p]:
+            raise ValueError(f"{name} is the same parameter as one outside or inside the layers: untie them")
 
 
 def _parts(layer: nn.Module) -> dict[str, str]:

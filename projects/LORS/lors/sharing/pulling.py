@@ -97,10 +97,11 @@ def keep(module: Pulling) -> None:
     own = dict(module.named_parameters(recurse=False))
     made = {}
     for name, (residual, layer, place) in module._pulled.items():
-        weight = residual.weights(layer, torch.float64)[place]
         parameters = list(residual.parameters())
+        dtype = parameters[0].dtype
+        weight = residual.weights(layer, torch.promote_types(dtype, torch.float64))[place].to(dtype)
         trained = any(parameter.requires_grad for parameter in parameters)
-        made[name] = nn.Parameter(weight.to(parameters[0].dtype), requires_grad=trained)
+        made[name] = nn.Parameter(weight, requires_grad=trained)
     module.__class__ = _plain_class(module)
     for attribute in ("_pulled", "_made"):
         vars(module).pop(attribute, None)

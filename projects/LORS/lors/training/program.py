@@ -91,12 +91,15 @@ def set_up(args: argparse.Namespace) -> DictConfig:
 
 @contextmanager
 def leaving_nothing_open(cfg: DictConfig) -> Iterator[None]:
-    """An error's traceback goes to error.txt; the processes' group is taken down."""
+    """An error's traceback goes to error.txt, and an old one goes; the processes' group is taken down."""
+    path = os.path.join(cfg.train.output_dir, "error.txt")
+    if comm.is_main_process() and os.path.exists(path):
+        os.remove(path)
     try:
         yield
     except EXPECTED:
         if os.path.isdir(cfg.train.output_dir):
-            with open(os.path.join(cfg.train.output_dir, "error.txt"), "w") as file:
+            with open(path, "w") as file:
                 traceback.print_exc(file=file)
         raise
     finally:
