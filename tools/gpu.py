@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Is the detector right on this GPU, and how fast? One table at the end, every figure in a JSON.
 
-    python tools/gpu.py                    # R-50, 800 x 1344; under 8 minutes on an H100
+    python tools/gpu.py                    # R-50, 800 x 1344; minutes, most of them for compiling
     python tools/gpu.py --quick            # a small image, few turns; also on a CPU
     python tools/gpu.py --json gpu.json
 

@@ -117,7 +117,7 @@ def check_untied(model: nn.Module, layers: Sequence[nn.Module]) -> None:
     everywhere = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
     for name, p in model.named_parameters(remove_duplicate=False):
         if p.dim() > 1 and 0 < inside[p] < everywhere[p]:
-            raise ValueError(f"{name} is the same parameter as one outside or inside the layers: untie them")
+            raise ValueError(f"{name} is held inside and outside of the layers: untie it")
 
 
 def _parts(layer: nn.Module) -> dict[str, str]:
