@@ -19,9 +19,10 @@ from torch import Tensor
 from lors.sharing.bank import Model, Residuals, share
 from lors.sharing.layers import find_layers, parameters_of
 from lors.sharing.residuals import GeneratedLowRank, LowRank
-from lors.sharing.tucker import Term, fit_in_turn, leading, product, rows, separate, tucker
 
 logger = logging.getLogger(__name__)
+
+Term = tuple[Tensor, Tensor, Tensor]  # a Tucker-2 form: B (g, d, r), E (g, r, r, q), A (g, r, h)
 
 
 class Explained(NamedTuple):
@@ -66,9 +67,9 @@ def factorize(
         mean = sum(weights) / len(weights)
         for i, weight in enumerate(weights):
             made = _flat(one.weights(i, torch.float64)).view_as(weight)
-            explained.append(
-                Explained(name, i, *(_explained(weight, by) for by in (made, mean, alone(i, weight))))
-            )
+            by_rank = alone(i, weight) if one.has_private else torch.zeros_like(weight)
+            parts = (_explained(weight, by) for by in (made, mean, by_rank))
+            explained.append(Explained(name, i, *parts))
     return twin, explained
 
 
@@ -88,19 +89,18 @@ def _fit_low_rank(
 ) -> tuple[list[Tensor], Callable[[int, Tensor], Tensor]]:
     """Fills in a residual; also the weights as matrices, and what their own truncated SVD is."""
     layers = [weight.flatten(1) for (weight,) in given]
-    d, h = layers[0].shape
-    ranks = [min(k * residual.rank, d, h) if residual.has_private else 0 for k in residual.groups]
+    ranks = [min(k * residual.rank, *layers[0].shape) for k in residual.groups]
 
     def truncated_svd(layer: int, rest: Tensor) -> Tensor:
-        U = leading(rest, ranks[layer])
+        U = _leading(rest, ranks[layer])
         return U @ (U.T @ rest)
 
-    shared, private = _share(residual, layers, truncated_svd, ranks, side=0 if d <= h else 1)
+    shared, private = _share(residual, layers, truncated_svd)
     if residual.has_shared:
         residual.shared.copy_(shared.view(residual.shape))
     for i, (part, r) in enumerate(zip(private, ranks)):
         if residual.has_private:
-            U = leading(part, r)
+            U = _leading(part, r)
             A = U.T @ part
             scale = A.norm(dim=1).sqrt()  # B and A alike, which is how training likes them
             A, B = A / scale.clamp(min=1e-12)[:, None], U * scale
@@ -113,38 +113,29 @@ def _fit_low_rank(
 def _fit_generated(
     residual: GeneratedLowRank, given: Sequence[Sequence[Tensor]]
 ) -> tuple[list[Tensor], Callable[[int, Tensor], Tensor]]:
-    """The same for weight and bias as one tensor (g, d, h, d_q + 1).
+    """The same for weight and bias as one tensor (g, d, h, d_q + 1), whose private part is K forms B E A.
 
-    A private part is a sum over k of Tucker-2 forms B E A. First it is one form of inner size K r, then that
-    is separated into K of inner size r, which are fitted in turn to what the others leave.
+    At first each form is fitted to what those before it leave, and then each in turn to what the others do.
     """
     layers = [_flat(made).view(*residual.shape, -1) for made in given]
-    _, d, h = residual.shape
-    ranks = [k * residual.rank if residual.has_private else 0 for k in residual.groups]
     terms: list[list[Term]] = [[] for _ in layers]
 
-    def one_form(layer: int, rest: Tensor) -> Tensor:
-        if not ranks[layer]:
-            return torch.zeros_like(rest)
-        A = terms[layer][0][2] if terms[layer] else rows(rest, min(ranks[layer], h))
-        terms[layer] = [tucker(rest, A, min(ranks[layer], d))]
-        return product(terms[layer][0])
-
-    def in_turn(layer: int, rest: Tensor) -> Tensor:
-        terms[layer] = fit_in_turn(rest, terms[layer])
-        return sum(map(product, terms[layer]))
+    def fit(layer: int, rest: Tensor) -> Tensor:
+        left, fitted = rest - sum(map(_product, terms[layer])), []
+        for k in range(residual.groups[layer]):
+            if terms[layer]:
+                left = left + _product(terms[layer][k])
+            fitted.append(_tucker(left, residual.rank, *terms[layer][k : k + 1]))
+            left = left - _product(fitted[-1])
+        terms[layer] = fitted
+        return rest - left
 
     def alone(layer: int, weight: Tensor) -> Tensor:
-        if not ranks[layer]:
-            return torch.zeros_like(weight)
-        return product(tucker(weight, rows(weight, min(ranks[layer], h)), min(ranks[layer], d)))
+        terms[layer] = []
+        return fit(layer, weight)
 
-    # Here on the longer side, where more ranks fit.
-    shared, _ = _share(residual, layers, one_form, ranks, side=1 if d >= h else 2)
+    shared, _ = _share(residual, layers, fit)
     if residual.has_private:
-        if max(residual.groups) > 1:
-            terms = [separate(known[0], k, residual.rank) for known, k in zip(terms, residual.groups)]
-            shared, _ = _share(residual, layers, in_turn, ranks, shared=shared)
         for i, known in enumerate(terms):
             B, E, A = (torch.stack(factor, dim=1) for factor in zip(*known))
             residual.B[i].copy_(B)
@@ -161,20 +152,17 @@ def _share(
     residual: LowRank | GeneratedLowRank,
     layers: Sequence[Tensor],
     approximate: Callable[[int, Tensor], Tensor],
-    ranks: Sequence[int],
-    side: int = 0,
-    shared: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Layers as one shared tensor and, for each, a private one of the kind that `approximate` finds.
 
     In turn, a private one approximates what shared leaves, and shared is the mean of what the private ones
     leave. No turn makes the error larger; they end when it is all gone or hardly falls any more.
     """
-    mean = sum(layers) / len(layers)
+    shared = mean = sum(layers) / len(layers)
+    if not residual.has_private:
+        return mean, []
     if not residual.has_shared:
         return torch.zeros_like(mean), [approximate(i, layer) for i, layer in enumerate(layers)]
-    if shared is None:
-        shared = _guess_shared(layers, ranks, side)
     total = sum((layer - mean).square().sum() for layer in layers)
     error = math.inf
     for _ in range(200):
@@ -187,31 +175,27 @@ def _share(
     return shared, private
 
 
-def _guess_shared(tensors: Sequence[Tensor], ranks: Sequence[int], side: int) -> Tensor:
-    """What layers share if each is that and a private part of rank r_i along `side`; else often their mean.
+def _leading(matrices: Tensor, rank: int) -> Tensor:
+    """(..., m, n) -> (..., m, rank), the left singular vectors of the largest singular values."""
+    return torch.linalg.eigh(matrices @ matrices.mT)[1][..., matrices.shape[-2] - rank :]
 
-    The columns of layer i's part lie in the column space of its difference from any other layer, and they
-    are all that these spaces have in common as long as r_i + r_j + r_k is at most the side. Outside them a
-    layer is what is shared. Of that and the mean it is the one that leaves less beyond the ranks.
-    """
-    batch = tensors[0].dim() > 2  # of the g matrices
-    turned = [tensor.movedim(side, int(batch)) for tensor in tensors]
-    layers = [tensor.flatten(1 + batch) for tensor in turned]
-    identity = torch.eye(layers[0].shape[-2]).to(layers[0])
-    weight, outside = torch.zeros_like(identity), torch.zeros_like(layers[0])
-    for i, layer in enumerate(layers):
-        others = [j for j in range(len(layers)) if j != i]
-        if len(others) > 1 and ranks[i] + sum(sorted(ranks[j] for j in others)[:2]) <= len(identity):
-            spaces = [leading(layer - layers[j], min(ranks[i] + ranks[j], len(identity))) for j in others]
-            private = leading(sum(space @ space.mT for space in spaces), ranks[i])
-            projection = identity - private @ private.mT
-            weight, outside = weight + projection, outside + projection @ layer
 
-    def beyond(shared: Tensor) -> Tensor:
-        rests = [layer - shared for layer in layers]
-        values = [torch.linalg.eigvalsh(rest @ rest.mT) for rest in rests]
-        return sum(value[..., : max(len(identity) - r, 0)].sum() for value, r in zip(values, ranks))
+def _rows(tensor: Tensor, rank: int) -> Tensor:
+    """(g, d, h, q) -> A (g, rank, h), whose rows span most of the tensor's h side."""
+    return _leading(tensor.transpose(1, 2).flatten(2), rank).mT
 
-    mean = sum(layers) / len(layers)
-    guess = min(mean, torch.linalg.pinv(weight, hermitian=True) @ outside, key=beyond)
-    return guess.view_as(turned[0]).movedim(int(batch), side)
+
+def _tucker(tensor: Tensor, rank: int, before: Term | None = None) -> Term:
+    """One step of higher-order orthogonal iteration from `before`: a form for a tensor (g, d, h, q)."""
+    A = _rows(tensor, rank) if before is None else before[2]
+    B = _leading((A[:, None] @ tensor).flatten(2), rank)
+    left = (B.mT @ tensor.flatten(2)).unflatten(2, tensor.shape[2:])
+    A = _rows(left, rank)
+    return B, A[:, None] @ left, A
+
+
+def _product(term: Term) -> Tensor:
+    """B (g, d, r), E (g, r, r, q), A (g, r, h) -> (g, d, h, q)."""
+    B, E, A = term
+    EA = A.mT[:, None] @ E
+    return (B @ EA.flatten(2)).unflatten(2, EA.shape[2:])
