@@ -17,16 +17,17 @@ def on_device(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor)
     return torch.tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)
 
 
-def size_of(xyzr: Tensor) -> Tensor:
-    """(..., 4) -> width and height in pixels, (..., 2): w = 2^z 2^(-r/2), h = 2^z 2^(r/2)."""
-    z, r = xyzr[..., 2:3], xyzr[..., 3:4]
-    return z.exp2() * torch.cat((r * -0.5, r * 0.5), dim=-1).exp2()
+def size_of(zr: Tensor) -> Tensor:
+    """z and r (..., 2) -> width and height in pixels (..., 2): w = 2^(z - r/2), h = 2^(z + r/2)."""
+    z, r = zr.split(1, dim=-1)
+    return torch.cat((torch.sub(z, r, alpha=0.5), torch.add(z, r, alpha=0.5)), dim=-1).exp2()
 
 
 def to_xyxy(xyzr: Tensor) -> Tensor:
     """(..., 4) xyzr -> (..., 4) corners in pixels."""
-    centre, half = xyzr[..., :2], size_of(xyzr) / 2
-    return torch.cat((centre - half, centre + half), dim=-1)
+    centre, zr = xyzr.split(2, dim=-1)
+    size = size_of(zr)
+    return torch.cat((torch.sub(centre, size, alpha=0.5), torch.add(centre, size, alpha=0.5)), dim=-1)
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -42,8 +43,8 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def refine(xyzr: Tensor, delta: Tensor) -> Tensor:
     """Moves boxes (..., 4) by a stage's output (..., 4): the centre in units of 2^z, z and r by addition."""
-    centre = xyzr[..., :2] + delta[..., :2] * xyzr[..., 2:3].exp2()
-    return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
+    (centre, zr), (shift, change) = xyzr.split(2, dim=-1), delta.split(2, dim=-1)
+    return torch.cat((torch.addcmul(centre, shift, zr[..., :1].exp2()), zr + change), dim=-1)
 
 
 def intersection_over_first(boxes: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ def intersection_over_first(boxes: Tensor) -> Tensor:
 def position_embedding(xyzr: Tensor, dim: int) -> Tensor:
     """(..., 4) -> (..., dim): x / 1000, y / 1000, z and r, each as dim / 4 interleaved sines and cosines."""
     scaled = torch.cat((xyzr[..., :2] / 1000, xyzr[..., 2:]), dim=-1)
-    index = torch.arange(0, dim // 4, 2, device=xyzr.device, dtype=xyzr.dtype)
-    angle = scaled[..., None] / 10000 ** (index / (dim // 4))
+    pairs = dim // 8
+    frequency = torch.logspace(0, 1 / pairs - 1, pairs, base=10000, dtype=xyzr.dtype, device=xyzr.device)
+    angle = scaled[..., None] * frequency
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-3)

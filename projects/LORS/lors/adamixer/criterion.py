@@ -78,7 +78,8 @@ class SetCriterion(nn.Module):
             "loss_bbox": self.l1_weight * l1 / count,
             "loss_giou": self.giou_weight * giou / count,
         }
-        return {f"{name}_{i}": loss[i] for i in range(num_stages) for name, loss in losses.items()}
+        of_stages = {name: loss.unbind() for name, loss in losses.items()}
+        return {f"{name}_{i}": of_stages[name][i] for i in range(num_stages) for name in losses}
 
 
 def _average_count(count: float, device: torch.device) -> Tensor:

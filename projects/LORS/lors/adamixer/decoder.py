@@ -74,12 +74,13 @@ class Decoder(nn.Module):
             For each stage, class logits (B, L, classes) and boxes xyxy in pixels (B, L, 4).
         """
         pyramid = Pyramid(features, self.strides, self.groups)
-        predictions = []
+        all_logits, all_xyzr = [], []
         for stage in self.stages:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 logits, xyzr, content = checkpoint(stage, pyramid, content, xyzr, use_reentrant=False)
             else:
                 logits, xyzr, content = stage(pyramid, content, xyzr)
-            predictions.append((logits, to_xyxy(xyzr)))
+            all_logits.append(logits)
+            all_xyzr.append(xyzr)
             xyzr = xyzr.detach()
-        return predictions
+        return list(zip(all_logits, to_xyxy(torch.stack(all_xyzr)).unbind()))

@@ -30,6 +30,7 @@ class AdaptiveMixing(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         """Samples (B, L, g, P_in, C) and queries (B, L, d_q) -> (B, L, d_q)."""
+        query = query.to(x.dtype)  # once for both, where autocast would cast it for each
         channel = self.channel(query).unflatten(-1, (self.groups, self.channels, self.channels))
         spatial = self.spatial(query).unflatten(-1, (self.groups, self.points_in, self.points_out))
         x = _norm_relu(x @ channel)
@@ -38,4 +39,6 @@ class AdaptiveMixing(nn.Module):
 
 
 def _norm_relu(x: Tensor) -> Tensor:
-    return F.relu(F.layer_norm(x, x.shape[-2:]), inplace=True)
+    # The norm computes in float32 itself; autocast would make a copy in float32 for it.
+    with torch.autocast(x.device.type, enabled=False):
+        return F.relu(F.layer_norm(x, x.shape[-2:]), inplace=True)

@@ -15,7 +15,7 @@ from lors.adamixer.boxes import on_device, size_of
 class Pyramid:
     """Feature levels laid out once as a table of rows, one row a position and channel group.
 
-    Reading a point is then one weighted sum of 4 rows (bilinear) of each level.
+    Reading a point is then one weighted sum of rows: 4 of each level (bilinear).
 
     Args:
         levels: (B, d_feat, H_l, W_l) each.
@@ -33,7 +33,12 @@ class Pyramid:
         sides = [(level.shape[3], level.shape[2]) for level in levels]
         known = [(*side, s, math.log2(s), start) for side, s, start in zip(sides, strides, starts)]
         # Of each level
-        self.size, self.stride, self.log2_stride, start = on_device(known, rows).split((2, 1, 1, 1), dim=1)
+        size, self.stride, self.log2_stride, start = on_device(known, rows).split((2, 1, 1, 1), dim=1)
+        self.last = size[..., None] - 1
+        self.half_square = self.log2_stride.square() * -0.5
+        self.step = torch.arange(2.0, device=rows.device)
+        self.nearness, self.slope = 1 - self.step, 2 * self.step - 1
+        self.width = size[:, 0, None, None].int()
         image = torch.arange(rows.shape[0], device=rows.device, dtype=torch.int32) * sum(counts)
         group = torch.arange(groups, device=rows.device, dtype=torch.int32)
         # (B, 1, g, 1, level, 1, 1), the first row of a level
@@ -47,40 +52,33 @@ class Pyramid:
         Zero outside a level, which spans its own size times its stride; the levels are weighted by
         softmax of -(z - log2 stride)^2 / 2.
         """
-        xy, z = points[..., None, :2], points[..., None, 2]
-        level_weight = (-((z - self.log2_stride[:, 0]) ** 2) / 2).softmax(dim=-1)
-        position, weight = _neighbours(xy, self.size, self.stride)  # (B, L, g, P, level, xy, 2)
+        xy, z = points[..., None, :].split((2, 1), dim=-1)
+        # All levels have the z^2 of the Gaussian, which a softmax does not see.
+        level_weight = torch.addcmul(self.half_square, z, self.log2_stride).softmax(dim=-2)
+        position, weight = self._neighbours(xy)  # (B, L, g, P, level, xy, 2)
         column, line = position[..., 0, None, :], position[..., 1, :, None]
-        row = self.first + (line * self.size[:, 0, None, None].int() + column) * self.groups
-        weight = (weight[..., 1, :, None] * weight[..., 0, None, :]).to(self.table.dtype)
+        row = torch.add(self.first, line * self.width + column, alpha=self.groups)
+        weight_x, weight_y = weight[..., 0, None, :], weight[..., 1, :, None]
+        weight = weight_y * weight_x * level_weight[..., None]
         read = F.embedding_bag(
-            row.view(-1, 4),
+            row.flatten(0, 3).flatten(1),
             self.table,
-            per_sample_weights=weight.view(-1, 4).to(self.table.dtype),
+            per_sample_weights=weight.flatten(0, 3).flatten(1).to(self.table.dtype),
             mode="sum",
         )
-        # The levels are summed apart, as grid_sample rounds: where a point lies just beside a position, its
-        # gradient depends on the last digit.
-        read = read.view(*level_weight.shape, -1) * level_weight[..., None].to(read.dtype)
-        return read.sum(dim=-2).to(self.dtype)
+        return read.view(*points.shape[:-1], -1).to(self.dtype)
 
+    def _neighbours(self, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """The two positions of each level beside pixel coordinates, clamped, and their bilinear weights.
 
-def _neighbours(xy: Tensor, size: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
-    """The two positions of each level beside pixel coordinates, clamped, and their bilinear weights.
-
-    xy (..., 1, 2), size (level, 2), stride (level, 1) -> two (..., level, 2, 2). Rounded as grid_sample
-    rounds, by way of -1 .. 1 over a level: a point that falls on the other side of a position has another
-    gradient.
-    """
-    unit = xy / (size * stride) * 2 - 1
-    at = torch.addcmul((size - 1) / 2, unit, size / 2)
-    low = at.detach().floor()
-    high = low + 1
-    position = torch.stack((low, high), dim=-1)
-    last = size[..., None] - 1
-    inside = (position >= 0) & (position <= last)
-    weight = torch.stack((high - at, at - low), dim=-1) * inside
-    return position.clamp(min=0).minimum(last).int(), weight
+        xy (..., 1, 2) -> two (..., level, 2, 2).
+        """
+        at = xy / self.stride - 0.5
+        low = at.detach().floor()
+        position = low[..., None] + self.step
+        inside = position.clamp(min=0).minimum(self.last)
+        weight = torch.addcmul(self.nearness, (at - low)[..., None], self.slope) * (position == inside)
+        return inside.int(), weight
 
 
 def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
@@ -88,10 +86,10 @@ def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:
 
     dx and dy count in widths and heights of the query's box, dz adds to its z.
     """
-    offsets = offsets.unflatten(-1, (groups, -1, 3))
-    box = xyzr[..., None, None, :]
-    xy = box[..., :2] + offsets[..., :2] * size_of(box)
-    return torch.cat((xy, box[..., 2:3] + offsets[..., 2:]), dim=-1)
+    shift, change = offsets.unflatten(-1, (groups, -1, 3)).split((2, 1), dim=-1)
+    centre, zr = xyzr[..., None, None, :].split(2, dim=-1)
+    xy = torch.addcmul(centre, shift, size_of(zr))
+    return torch.cat((xy, zr[..., :1] + change), dim=-1)
 
 
 def initial_offsets(groups: int, points: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lors.adamixer.boxes import intersection_over_first, position_embedding, refine, to_xyxy
@@ -87,10 +88,14 @@ class DecoderStage(nn.Module):
         with torch.no_grad():
             position = position_embedding(xyzr, content.shape[-1])
             iof = (intersection_over_first(to_xyxy(xyzr)) + 1e-7).log()
-        # (B heads, L, L), added to the attention logits
-        bias = (self.iof_tau[:, None, None] * iof[:, None]).flatten(0, 1).to(content.dtype)
+        bias = self.iof_tau[:, None, None] * iof[:, None]  # (B, heads, L, L), added to the attention logits
+        # The module's own forward pass copies the three parts, and in the backward pass more than that.
+        weights = self.attention
         content = content + position.to(content.dtype)
-        return content + self.attention(content, content, content, attn_mask=bias, need_weights=False)[0]
+        qkv = F.linear(content, weights.in_proj_weight, weights.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, len(self.iof_tau), -1)).permute(2, 0, 3, 1, 4).unbind()
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        return content + weights.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 def _head(query_dim: int, out: int) -> nn.Sequential:

@@ -74,10 +74,7 @@ def share(
 
 @torch.no_grad()
 def merge(model: Model) -> Model:
-    """A copy in which every layer has the weights it pulled: plain classes, plain names, the same function.
-
-    The model stays as it is. Where a bank was, the copy has None.
-    """
+    """A copy in which every layer owns the weights it pulled: plain classes and names; banks are None."""
     plain = copy.deepcopy(model)
     for module in list(plain.modules()):
         if isinstance(module, Pulling):
