@@ -41,11 +41,6 @@ class Boxes:
         limits = self.tensor.new_tensor([width, height, width, height])
         self.tensor = self.tensor.clamp(min=0).minimum(limits)
 
-    def scale(self, scale_x: float, scale_y: float) -> None:
-        """Multiply the coordinates, in place."""
-        self.tensor[:, 0::2] *= scale_x
-        self.tensor[:, 1::2] *= scale_y
-
     def nonempty(self, threshold: float = 0.0) -> torch.Tensor:
         """(N,) bool: both sides longer than threshold."""
         return ((self.tensor[:, 2:] - self.tensor[:, :2]) > threshold).all(dim=1)

@@ -82,6 +82,16 @@ def test_detections_are_brought_to_the_asked_size(tiny_model, random_image):
     assert torch.equal(scaled.scores, plain.scores)
 
 
+def test_boxes_outside_of_their_image_are_left_out(tiny_model, random_image):
+    model, images = tiny_model().eval(), [random_image(), random_image()]
+    whole = model.decoder.stages[-1].regress[-1].bias
+    with torch.no_grad():
+        inside = [len(found["instances"]) for found in model(images)]
+        whole[0] = 100  # of the boxes' sizes, to the right
+        assert [len(found["instances"]) for found in model(images)] == [0, 0]
+    assert inside == [10, 10]
+
+
 def test_an_image_is_not_changed_by_the_padding_its_neighbour_needs(tiny_model, random_image):
     # Both are padded to 64 x 96, so that only the batch differs.
     model, small, large = tiny_model().eval(), random_image(2, 50, 70), random_image(2, 64, 96)

@@ -28,7 +28,6 @@ from detectron2.engine import HookBase, SimpleTrainer, hooks, launch
 from detectron2.engine.defaults import default_argument_parser, default_setup, default_writers
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.structures import Boxes, BoxMode, ImageList, Instances
@@ -171,9 +170,6 @@ def test_boxes_and_instances() -> None:
         instances.labels = torch.zeros(2)
     with pytest.raises(AttributeError):
         instances.labels  # noqa: B018
-    scaled = detector_postprocess(instances, 200, 150)
-    assert scaled.image_size == (200, 150)
-    assert scaled.pred_boxes.tensor.tolist() == [[0, 0, 30, 40], [0, 6, 150, 200]]
     xywh = BoxMode.convert([1.0, 2.0, 4.0, 6.0], BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     assert xywh == [1, 2, 3, 4]
 
