@@ -2,7 +2,7 @@
 # make test    runs the tests
 # make bench   times LORS beside AdaMixer and the method as published (half an hour on two cores)
 # make gpu     says whether a GPU computes the same and how fast (docs/gpu.md)
-# make drills kills, stops and feeds nonsense to the trainer, at length (half an hour on two cores)
+# make drills kills, stops and feeds nonsense to the trainer, compiles, at length (half an hour on two cores)
 # All make .venv first; PYTHON=... chooses the interpreter for it.
 
 .PHONY: demo test bench gpu drills setup
@@ -15,7 +15,7 @@ test: .venv/complete
 	.venv/bin/python -m pytest
 
 drills: .venv/complete
-	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py
+	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py tests/adamixer/test_decoder.py
 
 bench: .venv/complete
 	.venv/bin/python tools/benchmark.py

@@ -39,6 +39,8 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     """Evaluates the merged model; draws its detections beside the truth."""
     loader = Readable(instantiate(cfg.dataloader.test))
     merged = merge(getattr(model, "module", model))
+    if cfg.train.compile:  # where sizes repeat, so does the CUDA graph of this mode
+        merged.decoder.compile(fullgraph=True, mode="reduce-overhead")
     results = inference_on_dataset(merged, loader, instantiate(cfg.dataloader.evaluator))
     loader.log_count("their objects count as missed")
     if comm.is_main_process():

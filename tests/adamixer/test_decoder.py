@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 
 import pytest
 import torch
@@ -181,13 +182,37 @@ def test_activation_checkpointing_keeps_less_and_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(actual, expected))
 
 
-def test_the_inference_path_is_one_graph():
-    decoder = make_decoder().eval()
-    given = inputs()
-    with torch.no_grad():
-        # A graph break, or a number that has to be read back, is an error here.
-        compiled = torch.compile(decoder, fullgraph=True, backend="eager")(*given)
-        torch.testing.assert_close(compiled, decoder(*given), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("training, backend", [(True, "aot_eager"), (False, "aot_eager"), (True, "inductor")])
+def test_compiled_as_one_graph_it_is_the_same(training, backend, long):
+    if backend == "inductor" and not (long and shutil.which("g++")):
+        pytest.skip("needs a C++ compiler and a minute: make drills")
+    decoder = build_decoder(True, True, adaptive_groups=2, num_stages=2).double().train(training)
+    given = [[level.double() for level in inputs()[0]], *(tensor.double() for tensor in inputs()[1:])]
+    # A graph break, or a number that has to be read back, is an error here.
+    found = []
+    for run in (decoder, torch.compile(decoder, fullgraph=True, backend=backend)):
+        with torch.set_grad_enabled(training):
+            predictions = run(*given)
+        loss = sum(part.square().mean() for stage in predictions for part in stage)
+        found.append((predictions, torch.autograd.grad(loss, list(decoder.parameters())) if training else ()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 cannot forbid it")
+def test_other_sizes_are_not_compiled_again():
+    decoder = make_decoder()
+    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
+
+    def given(height: int, width: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        features = [torch.randn(2, G * C, height // s, width // s) for s in STRIDES]
+        return features, *inputs()[1:]
+
+    for sizes in ((64, 96), (96, 64), (128, 80)):
+        compiled(*given(*sizes))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for sizes in ((80, 112), (112, 80), (160, 160)):
+            some = given(*sizes)
+            torch.testing.assert_close(compiled(*some), decoder(*some), rtol=1e-5, atol=1e-5)
 
 
 def test_no_parameter_is_registered_twice():

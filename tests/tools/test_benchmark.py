@@ -85,19 +85,3 @@ def test_cases_cover_what_the_tables_need(benchmark):
         (part, training) for part in ("decoder", "detector") for training in (False, True)
     }
     assert {c.queries for c in cases} == {100, 300} and {c.batch for c in cases} == {1, 2}
-
-
-def test_the_check_of_a_gpu_finds_what_is_right_and_what_is_not(models):
-    gpu = load("gpu")
-    found = gpu.check(models, (64, 96))
-    right = found["LORS in float32 against literal in float32"]
-    assert right["loss, relative difference"] < 1e-5 and right["gradients, cosine"] > 0.9999
-    assert found["two runs of a step"] == {"gradients equal bit for bit": True}
-    with torch.no_grad():
-        models["LORS"].decoder.stages[0].offsets.bias.add_(0.1)
-    wrong = gpu.check(models, (64, 96))["LORS in float32 against literal in float32"]
-    assert wrong["loss, relative difference"] > 1e-5
-    case = gpu.Case("detector", True, 5, 1)
-    records = gpu.measure(models, case, "float32", (64, 96), turns=2)
-    report = {"machine": gpu.machine(), "checks": found, "times": records}
-    assert "literal" in gpu.as_text(report) and all(record["ms"] > 0 for record in records)

@@ -71,12 +71,15 @@ class Stopped(KeyboardInterrupt):
 class StopOnSignal(HookBase):
     """SIGTERM and Ctrl-C end training after the iteration under way, which is saved; a second one at once.
 
+    Args:
+        period: of several processes, how many iterations pass between two times that they tell each other.
+
     Raises:
         Stopped: after such an iteration, in all processes.
     """
 
-    def __init__(self, checkpointer: Checkpointer) -> None:
-        self.checkpointer = checkpointer
+    def __init__(self, checkpointer: Checkpointer, period: int = 10) -> None:
+        self.checkpointer, self.period = checkpointer, period
         self.received = 0
         self._former: dict[int, Any] = {}
 
@@ -91,6 +94,8 @@ class StopOnSignal(HookBase):
             self._restore()
 
     def after_step(self) -> None:
+        if comm.get_world_size() > 1 and self.trainer.iter % self.period:
+            return
         received = max(comm.all_gather(self.received))
         if received:
             iteration = self.trainer.iter
