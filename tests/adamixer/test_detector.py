@@ -82,6 +82,16 @@ def test_detections_are_brought_to_the_asked_size(tiny_model, random_image):
     assert torch.equal(scaled.scores, plain.scores)
 
 
+def test_parameters_of_16_bits_train(tiny_model, random_image):
+    image, model = random_image(), tiny_model().train()
+    exact = sum(model([image]).values()).item()
+    model.bfloat16()
+    loss = sum(model([image]).values())
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, rel=0.1)
+    assert all(p.grad.isfinite().all() for p in model.decoder.parameters() if p.grad is not None)
+
+
 def test_boxes_outside_of_their_image_are_left_out(tiny_model, random_image):
     model, images = tiny_model().eval(), [random_image(), random_image()]
     whole = model.decoder.stages[-1].regress[-1].bias
