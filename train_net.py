@@ -26,7 +26,7 @@ from lors import merge
 from lors.checkpoints import Checkpointer
 from lors.data import Readable
 from lors.training.errors import config_errors, one_line_errors
-from lors.training.hooks import ClipGradients, Evaluation, ProgressLine, SeedSteps, StopOnSignal
+from lors.training.hooks import ClipGradients, Evaluation, SeedSteps, StopOnSignal
 from lors.training.not_finite import FiniteLoss, replay
 from lors.training.program import leaving_nothing_open, run_program, set_up, training
 from lors.training.setup import build_model, count_iterations, load_dataset, load_train_data, parallel
@@ -102,7 +102,6 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 )
                 if main_process
                 else None,
-                ProgressLine() if main_process else None,
             ]
         )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)

@@ -9,7 +9,7 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import nn
 
-from lors.training.hooks import ClipGradients, ProgressLine
+from lors.training.hooks import ClipGradients
 
 
 class Toy(nn.Module):
@@ -46,8 +46,3 @@ def test_the_norm_over_all_parameters_is_at_most_max_norm(max_norm):
     for before, after in zip(free.seen, clipped.seen):
         torch.testing.assert_close(after, before * min(1.0, max_norm / before.norm().item()))
     assert min(before.norm() for before in free.seen) > 0.5
-
-
-def test_the_progress_line_is_silent_away_from_a_terminal(capfd):
-    run(Toy(), ProgressLine())
-    assert capfd.readouterr().err == ""

@@ -13,6 +13,10 @@ from lors.adamixer import Decoder, HungarianMatcher, Neck, Queries, SetCriterion
 from lors.sharing import Bank, GeneratedLowRank, LowRank
 from lors.sharing.recipe import Residual
 
+# Arguments of the decoder that are keys of MODEL.LORS
+_DECODER = ("num_stages", "query_dim", "feature_dim", "groups", "points_in", "points_out", "num_classes")
+_DECODER += ("num_heads", "ffn_dim")
+
 
 def lors_bank(
     groups: int = 2,
@@ -93,15 +97,7 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         neck=Neck([output.channels for output in outputs], node.FEATURE_DIM),
         queries=Queries(node.NUM_QUERIES, node.QUERY_DIM),
         decoder=Decoder(
-            num_stages=node.NUM_STAGES,
-            query_dim=node.QUERY_DIM,
-            feature_dim=node.FEATURE_DIM,
-            groups=node.GROUPS,
-            points_in=node.POINTS_IN,
-            points_out=node.POINTS_OUT,
-            num_classes=node.NUM_CLASSES,
-            num_heads=node.NUM_HEADS,
-            ffn_dim=node.FFN_DIM,
+            **{name: node[name.upper()] for name in _DECODER},
             strides=[output.stride for output in outputs],
             bank=_bank(node),
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from typing import Any
 
 import torch
@@ -11,8 +10,6 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import get_event_storage
-from tqdm import tqdm
 
 from lors.checkpoints import Checkpointer
 from lors.data.loader import TrainLoader, mix
@@ -108,26 +105,3 @@ class StopOnSignal(HookBase):
     def _restore(self) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
-
-
-class ProgressLine(HookBase):
-    """One line at the foot of a terminal: iterations, their rate, the time left, the loss."""
-
-    def before_train(self) -> None:
-        self.bar = tqdm(
-            total=self.trainer.max_iter,
-            initial=self.trainer.start_iter,
-            unit="it",
-            dynamic_ncols=True,
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-
-    def after_step(self) -> None:
-        self.bar.update()
-        losses = get_event_storage().histories().get("total_loss")
-        if losses is not None:
-            self.bar.set_postfix(loss=f"{losses.median(20):.2f}", refresh=False)
-
-    def after_train(self) -> None:
-        self.bar.close()

@@ -24,7 +24,6 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lors.training.errors import EXPECTED, config_errors, one_line_errors
 from lors.training.files import remove_unfinished
@@ -117,8 +116,7 @@ def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
         _cut_metrics(os.path.join(folder, "metrics.json"), start)
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_bug)
     try:
-        with logging_redirect_tqdm([logging.getLogger(name) for name in ("detectron2", "fvcore", "lors")]):
-            yield
+        yield
     except FloatingPointError as error:
         record = finite.write(folder)
         again = _command("--replay", record)
