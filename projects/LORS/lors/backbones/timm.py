@@ -1,0 +1,82 @@
+"""Any model of timm that gives feature maps, as a Detectron2 backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+from detectron2.modeling import Backbone
+from timm.layers import Format
+from timm.models import load_checkpoint
+from torch import Tensor
+
+
+class Timm(Backbone):
+    """A timm model without its head; with random weights, as `pretrained` has the others for a checkpoint.
+
+    Args:
+        name: of a model that takes `features_only`, see `timm.list_models`.
+        strides: of the outputs, which are the last of each of these strides.
+        out_features: names for them.
+        options: for the model, such as drop_path_rate, or img_size where it has a fixed one.
+
+    Raises:
+        ValueError: no such model, or it has no output of a stride.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        places = _places(name, strides, **options)
+        self.body = timm.create_model(name, features_only=True, out_indices=places, **options)
+        self._out_features = list(out_features)
+        self._out_feature_channels = dict(zip(out_features, self.body.feature_info.channels()))
+        self._out_feature_strides = dict(zip(out_features, strides))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> for each output (B, channels, H / stride, W / stride)."""
+        maps = self.body(x)
+        if getattr(self.body, "output_fmt", Format.NCHW) == Format.NHWC:
+            maps = [each.permute(0, 3, 1, 2) for each in maps]
+        return dict(zip(self._out_features, maps))
+
+
+def _places(name: str, strides: Sequence[int], **options: Any) -> tuple[int, ...]:
+    try:
+        found = timm.create_model(name, features_only=True, **options).feature_info.reduction()
+    except RuntimeError as error:
+        raise ValueError(f"timm has no model {name!r} with feature maps: {error}") from error
+    last = {stride: place for place, stride in enumerate(found)}
+    if missing := [stride for stride in strides if stride not in last]:
+        raise ValueError(f"{name} has no output of stride {missing[0]}, only of {', '.join(map(str, last))}")
+    return tuple(last[stride] for stride in strides)
+
+
+def pretrained(name: str, weights: str | None = None) -> dict[str, Tensor]:
+    """The state dict of `Timm(name)` as a detector's backbone, with ImageNet weights.
+
+    Args:
+        weights: a file of the whole model; its tensors have timm's names, or others in timm's order. Without
+            one timm finds and downloads them.
+
+    Raises:
+        ValueError: the file has tensors of other shapes.
+    """
+    whole = timm.create_model(name, pretrained=weights is None)
+    if weights is not None:
+        try:
+            load_checkpoint(whole, weights)
+        except RuntimeError:
+            try:
+                load_checkpoint(whole, weights, remap=True)
+            except AssertionError as error:
+                raise ValueError(f"{weights}: not the weights of timm's {name}: {error}") from error
+    overlay = dict(state_dict=whole.state_dict())
+    body = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
+    return {f"backbone.body.{key}": tensor for key, tensor in body.state_dict().items()}
