@@ -36,7 +36,7 @@ def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLi
         path: the PNG file to write, replaced at once if it exists.
 
     Raises:
-        ValueError: no image can be read.
+        UserError: no image can be read.
     """
     metadata = MetadataCatalog.get(dataset)
     indices = metadata.thing_dataset_id_to_contiguous_id
@@ -58,7 +58,7 @@ def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLi
         for objects in (record["annotations"], detected):
             panels.append(_draw(image, objects, metadata.thing_classes, PANEL / max(image.size)))
     if not panels:
-        raise ValueError(f"dataset {dataset}: there is no image to draw that can be read")
+        raise UserError(f"dataset {dataset}: there is no image to draw that can be read")
     save(_arrange(panels), path)
 
 
