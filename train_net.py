@@ -88,7 +88,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         # What is wrong with the test set is said now, not when training is over.
         has_test_set = use_test_set(cfg, model, classes)
         if not has_test_set:
-            logger.warning("No test set, no evaluation; dataset.val_fraction=0.1 keeps training images for one")
+            logger.warning(
+                "No test set, no evaluation; dataset.val_fraction=0.1 keeps training images for one"
+            )
         count_iterations(cfg, math.ceil(images / cfg.dataloader.train.total_batch_size))
         model = parallel(cfg, model)
         loader = Readable(stream)
@@ -138,10 +140,12 @@ def evaluate(args: argparse.Namespace, cfg: DictConfig) -> None:
     """Evaluates a checkpoint, which knows its classes: the training set is only asked where an old one does not."""
     weights = ([*saved_in(cfg.train.output_dir), ""][0] if args.resume else "") or cfg.train.init_checkpoint
     if not weights:
-        where = f"there is no checkpoint in {cfg.train.output_dir}" if args.resume else "or --resume for the last"
+        where = (
+            f"there is no checkpoint in {cfg.train.output_dir}" if args.resume else "or --resume for the last"
+        )
         raise UserError(f"--eval-only: train.init_checkpoint=FILE is needed; {where}")
     cfg, model = load_detector(args.config_file, weights, args.opts)
-    classes = Classes(cfg.about.names, cfg.about.ids) if "names" in cfg.about else None
+    classes = Classes(list(cfg.about.names), list(cfg.about.ids)) if "names" in cfg.about else None
     with config_errors():
         if classes is None:
             with suppress(UserError):

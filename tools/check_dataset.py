@@ -81,9 +81,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("annotations", metavar="ANNOTATIONS", help="a JSON file, or a folder or list of VOC's")
-    parser.add_argument("images", metavar="IMAGES", nargs="?", help="the folder of the images; VOC knows its own")
-    parser.add_argument("--train", metavar="ANNOTATIONS", help="of the training set, to match a test set's classes")
+    parser.add_argument(
+        "annotations", metavar="ANNOTATIONS", help="a JSON file, or a folder or list of VOC's"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="?", help="the folder of the images; VOC knows its own"
+    )
+    parser.add_argument(
+        "--train", metavar="ANNOTATIONS", help="of the training set, to match a test set's classes"
+    )
     parser.add_argument("--crowds-as-objects", action="store_true", help="as dataset.crowds_as_objects=true")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")
     for name, number, what in (
@@ -106,7 +112,9 @@ def main() -> None:
     sys.stdout.write(text)
     errors = sum(problem.done == ERROR for problem in problems)
     if errors:
-        raise UserError(f"{args.annotations}: {errors} errors, which training and evaluation cannot work with")
+        raise UserError(
+            f"{args.annotations}: {errors} errors, which training and evaluation cannot work with"
+        )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from lors.export import OUTPUTS, export
 from lors.training.errors import one_line_errors
 
 
-
 def _largest(cfg: DictConfig) -> tuple[int, int]:
     """Height and width of the largest wide image of the config's evaluation, padded; COCO's without a size."""
     sizes = [(step.short_edge_length, step.max_size) for step in resizes(cfg)] or [(800, 1333)]

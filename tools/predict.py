@@ -82,7 +82,9 @@ def _images_in(path: str) -> list[str]:
     images = [file for file in files if _extension(file) in READABLE]
     if others := {file: None for file in files if file not in set(images)}:
         kinds = ", ".join(sorted({_extension(file) or "none" for file in others}))
-        sys.stderr.write(f"left out: {len(others)} files of {path} that are no images, by their extensions: {kinds}\n")
+        sys.stderr.write(
+            f"left out: {len(others)} files of {path} that are no images, by their extensions: {kinds}\n"
+        )
     return images
 
 

@@ -11,9 +11,7 @@ train = dict(
     # train_net.py counts the training set.
     max_iter="${lors.coco_iterations:${train.epochs},${dataloader.train.total_batch_size}}",
     eval_period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}",
-    checkpointer=dict(
-        period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}", max_to_keep=3
-    ),
+    checkpointer=dict(period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}", max_to_keep=3),
     log_period=20,
     seed=-1,  # negative: another one each time
     amp=dict(enabled=False, precision="float16"),  # or "bfloat16"

@@ -50,11 +50,14 @@ def adopt(cfg: DictConfig, about: About) -> None:
     if "image_format" not in about or OmegaConf.select(cfg, "dataloader.test.mapper") is None:
         return
     cfg.dataloader.test.mapper.image_format = about["image_format"]
-    resizes = resizes(cfg)
-    if len(resizes) != len(about["test_size"]):
-        logger.warning("Test images: the checkpoint's are %s, the config's are taken", about["test_size"] or "not resized")
+    steps = resizes(cfg)
+    if len(steps) != len(about["test_size"]):
+        logger.warning(
+            "Test images: the checkpoint's are %s, the config's are taken",
+            about["test_size"] or "not resized",
+        )
         return
-    for step, (short_edge, longest) in zip(resizes, about["test_size"]):
+    for step, (short_edge, longest) in zip(steps, about["test_size"]):
         step.update(short_edge_length=short_edge, max_size=longest)
 
 

@@ -83,7 +83,9 @@ class Checkpointer(DetectionCheckpointer):
         saved = saved_in(self.save_dir)
         if not resume or not saved:
             if saved and self.about:
-                logger.warning("%s has checkpoints, which this training writes over; --resume goes on", self.save_dir)
+                logger.warning(
+                    "%s has checkpoints, which this training writes over; --resume goes on", self.save_dir
+                )
             return self.load(path, checkpointables=[])
         self._resumes = True
         for last in saved:

@@ -67,9 +67,7 @@ def from_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     rest = dict(state_dict)
     boxes = rest.pop(_FIRST_BOXES, None)
     if boxes is not None and not torch.equal(boxes, boxes.new_tensor(_WHOLE_IMAGE).expand_as(boxes)):
-        raise UserError(
-            f"{_FIRST_BOXES}: not the whole image, which is all that lors.Queries can start from"
-        )
+        raise UserError(f"{_FIRST_BOXES}: not the whole image, which is all that lors.Queries can start from")
     converted, unknown = to_ours(rest, _rules(_their_sizes(rest)))
     if unknown:
         raise UserError(f"not keys of the authors' AdaMixer or LORS: {', '.join(unknown[:5])}")

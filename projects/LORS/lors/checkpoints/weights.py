@@ -143,6 +143,8 @@ def write(path: str, content: Mapping[str, Any]) -> None:
 
 def _without_views(value: Any) -> Any:
     """A state dict whose tensors are not parts of larger ones, which would be saved whole."""
-    if not (isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values())):
+    if not (
+        isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values())
+    ):
         return value
     return {k: v.clone() if v.untyped_storage().nbytes() > v.nbytes else v for k, v in value.items()}

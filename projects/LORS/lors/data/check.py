@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from reprlib import repr as short
@@ -14,20 +14,16 @@ from typing import Any, NamedTuple
 
 from lors.data.images import BadImage, check_size, find_files, read_image
 
-Add = Callable[[str, str, str], None]
-
 ERROR, DROPPED, NOTED = "error", "dropped", "noted"
 
 # kind: what is done about it, what it is
 KINDS = {
     "not_coco": (ERROR, "images or categories are missing, or they or annotations are no list"),
     "wrong_type": (ERROR, "a field is missing or its value is of another type than the format's"),
-    "duplicate_image": (ERROR, "several images have this id"),
-    "duplicate_category": (ERROR, "several categories have this id"),
+    "duplicate_id": (ERROR, "several images or several categories have this id"),
     "unknown_category": (ERROR, "no category has the annotation's category_id"),
     "unknown_class": (ERROR, "there are objects of classes that the model was not trained on"),
-    "not_a_box": (ERROR, "bbox is not a list of four numbers"),
-    "not_finite": (ERROR, "bbox has a NaN, an infinity or a number beyond a thousand million"),
+    "not_a_box": (ERROR, "bbox is not a list of four finite numbers below a thousand million"),
     "negative_size": (ERROR, "the box's width or height is negative"),
     "looks_like_xyxy": (ERROR, "the boxes seem to be x0, y0, x1, y1; COCO's are x, y, width, height"),
     "looks_like_shares": (ERROR, "the boxes seem to be shares of the image; COCO's are pixels"),
@@ -41,7 +37,7 @@ KINDS = {
     "unused_class": (DROPPED, "the model was not trained on these classes, and there are no objects of them"),
     "partly_outside": ("clipped", "the box reaches more than a pixel past its image"),
     "encoding": ("decoded", "the file is Unicode of another kind than plain UTF-8"),
-    "file_name": ("found", "the image file is written in another way: \\, %20, other folders, a.JPG for a.jpg"),
+    "file_name": ("found", "the file's name differs by \\, %20, case or the folders before it"),
     "id_type": ("matched", "an id is the right number as a text or with a decimal point"),
     "annotation_id": ("numbered anew", "the id is missing, taken, or not a whole number above 0"),
     "same_name": ("renamed", "a category before it has this name"),
@@ -52,10 +48,10 @@ KINDS = {
     "crowd": ("made an object", "the annotation is a crowd, and crowds are to be objects"),
     "no_boxes": (NOTED, "an image without boxes: not trained on, evaluated"),
     "only_crowds": (NOTED, "an image whose boxes are all crowds: not trained on, evaluated"),
-    "class_without_boxes": (NOTED, "these classes are not learnt and have no AP: crowds do not count"),
+    "class_without_boxes": (NOTED, "these classes are not learnt and have no AP; crowds do not count"),
     "no_boxes_at_all": (NOTED, "there is nothing to train on and no AP"),
     "more_boxes_than_queries": (NOTED, "an image has boxes that no query can find"),
-    "more_boxes_than_counted": (NOTED, "an image has boxes beyond what is detected or evaluated: AP is too low"),
+    "more_boxes_than_counted": (NOTED, "an image has more boxes than detections count: AP is too low"),
 }
 
 # Detectron2 takes boxes with a shorter side for empty.
@@ -64,13 +60,19 @@ FARTHEST = 1e9
 # In pixels; coordinates are often rounded.
 SLACK = 1
 # Boxes are guessed to be xyxy where there are so many at least, this share of them reaches past the image as
-# xywh, and this share fits as xyxy. They are guessed to be shares where the last share is within one pixel.
+# xywh, and most fit as xyxy. They are guessed to be shares where most lie within the first pixel.
 XYXY_BOXES, XYXY_PAST, MOST = 10, 0.2, 0.95
 
 
+NUMBERS = {int, float}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < FARTHEST
+
+
 def _is_id(value: Any) -> bool:
-    # NumPy keeps them in 64 bits.
-    return type(value) is int and -(2**63) < value < 2**63
+    return type(value) is int and -(2**63) < value < 2**63  # NumPy keeps them in 64 bits
 
 
 def _is_image_id(value: Any) -> bool:
@@ -87,11 +89,15 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < FARTHEST and value == int(value)
+    return _is_number(value) and value > 0 and value == int(value)
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
+    return isinstance(value, list) and len(value) == 4 and {*map(type, value)} <= NUMBERS and _is_near(*value)
+
+
+def _is_near(x: float, y: float, w: float, h: float) -> bool:
+    return -FARTHEST < x < FARTHEST and -FARTHEST < y < FARTHEST and -FARTHEST < w < FARTHEST > h > -FARTHEST
 
 
 def _is_segmentation(value: Any) -> bool:
@@ -137,6 +143,9 @@ class Problem(NamedTuple):
         return KINDS[self.kind][0]
 
 
+Add = Callable[[str, str, str], None]
+
+
 class Classes(NamedTuple):
     """Names of classes in a model's order, and the category id that stands for each."""
 
@@ -146,14 +155,11 @@ class Classes(NamedTuple):
 
 def summarise(problems: Iterable[Problem]) -> str:
     """In one line how many problems there are of each kind, what is done about it, and the first."""
-    of_kind: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        of_kind[problem.kind].append(problem)
-    return "; ".join(
-        f"{len(of_kind[kind])} {kind} ({done}; {of_kind[kind][0].id}: {of_kind[kind][0].reason})"
-        for kind, (done, _) in KINDS.items()
-        if kind in of_kind
-    )
+    problems = sorted(problems, key=lambda problem: list(KINDS).index(problem.kind))
+    counts = Counter(problem.kind for problem in problems)
+    first = {problem.kind: problem for problem in reversed(problems)}
+    said = [(first[kind], number) for kind, number in counts.items()]
+    return "; ".join(f"{number} {p.kind} ({p.done}; {p.id}: {p.reason})" for p, number in said)
 
 
 def check(
@@ -184,9 +190,9 @@ def check(
     if image_root is not None:
         named = {i: image["file_name"] for i, image in images.items() if _is_text(image.get("file_name"))}
         for i, name in find_files(named, image_root).items():
-            kind = "missing_image" if name is None else "file_name"
-            add(kind, f"image {i}", f"{named[i]!r} is {name or 'not in ' + image_root}")
             images[i]["file_name"] = name or named[i]
+            path = os.path.join(image_root, named[i])
+            add("file_name" if name else "missing_image", f"image {i}", f"{path} is {name or 'not there'}")
     names: set[str] = set()
     for i, category in categories.items():
         name, copy = category.get("name"), 1
@@ -195,28 +201,32 @@ def check(
             category["name"] = f"{name} ({copy})"
             add("same_name", f"category {i}", f"{name!r} becomes {category['name']!r}")
         names.add(str(category.get("name")))
-    ids = {"image": images, "category": categories}
-    in_image, in_class = _annotations(content, ids, crowds_as_objects, add)
-    kept = sum(in_image.values())
+    in_image, in_class = _annotations(content, images, categories, crowds_as_objects, add)
     if classes is not None:
         _match(content, categories, classes, in_class, add)
-    without = [i for i in categories if kept and classes is None and not in_class[i, False]]
-    if without:
-        reason = ", ".join(short(categories[i].get("name")) for i in without)
-        if crowds := sum(in_class[i, True] for i in without):
-            reason += f"; crowds_as_objects=true would take {crowds} crowds of theirs for objects"
-        add("class_without_boxes", "file", reason)
-    if images and not kept:
+    elif without := [i for i in categories if in_class and not in_class[i, False]]:
+        crowds = sum(in_class[i, True] for i in without)
+        hint = f"; crowds_as_objects=true would take {crowds} crowds of theirs for objects" if crowds else ""
+        add(
+            "class_without_boxes", "file", ", ".join(short(categories[i].get("name")) for i in without) + hint
+        )
+    if images and not in_image:
         add("no_boxes_at_all", "file", "no image has a box")
-    for i in images if kept else ():
+    for i in images if in_image else ():
         boxes, crowds = in_image[i, False], in_image[i, True]
-        if not boxes:
-            add("only_crowds" if crowds else "no_boxes", f"image {i}", f"{boxes} boxes, {crowds} crowds")
-        if boxes > num_queries:
-            add("more_boxes_than_queries", f"image {i}", f"{boxes} boxes, {num_queries} queries")
-        if boxes > max_detections:
-            limits = "model.max_detections, dataloader.evaluator.max_dets_per_image"
-            add("more_boxes_than_counted", f"image {i}", f"{boxes} boxes, {max_detections} count ({limits})")
+        for kind, is_so, reason in (
+            ("no_boxes", not boxes and not crowds, "no crowd either"),
+            ("only_crowds", not boxes and crowds, f"{crowds} of them"),
+            ("more_boxes_than_queries", boxes > num_queries, f"{boxes} boxes, {num_queries} queries"),
+            (
+                "more_boxes_than_counted",
+                boxes > max_detections,
+                f"{boxes} boxes; model.max_detections and dataloader.evaluator.max_dets_per_image allow "
+                f"{max_detections}",
+            ),
+        ):
+            if is_so:
+                add(kind, f"image {i}", reason)
     return problems
 
 
@@ -236,143 +246,138 @@ def _entries(content: dict, key: str, add: Add) -> Iterator[tuple[str, dict]]:
 def _wrong(entry: dict, key: str) -> list[tuple[str, str]]:
     """The kinds of problems that the fields of an entry have, and why."""
     return [
-        (kind, f'"{field}" is {short(entry[field])}, not {wanted}' if field in entry else f'"{field}" is missing')
+        (kind, f'"{field}" is {short(entry[field]) if field in entry else "missing"}, not {wanted}')
         for field, (kind, is_right, wanted) in FIELDS[key].items()
-        if not is_right(entry.get(field)) and (field in entry or field not in OPTIONAL)
+        if (field in entry or field not in OPTIONAL) and not is_right(entry.get(field))
     ]
 
 
 def _by_id(content: dict, key: str, add: Add) -> dict[Any, dict]:
     """The images or categories that have an id, the first with each."""
-    name = {"images": "image", "categories": "category"}[key]
-    is_id, found = FIELDS[key]["id"][1], {}
-    for place, entry in _entries(content, key, add):
-        if not is_id(entry.get("id")) and _is_id(_number(entry.get("id"))):
-            add("id_type", place, f"its id is {short(entry['id'])}")
-            entry["id"] = _number(entry["id"])
-        known = entry.get("id")
-        where = f"{name} {known}" if is_id(known) else place
+    name, is_id, found = {"images": "image", "categories": "category"}[key], FIELDS[key]["id"][1], {}
+    for where, entry in _entries(content, key, add):
+        number = _number(entry.get("id"))
+        if not is_id(entry.get("id")) and _is_id(number):
+            add("id_type", where, f"its id is {short(entry['id'])}")
+            entry["id"] = number
+        given = entry.get("id")
+        if has_id := is_id(given):
+            where = f"{name} {given}"
+            if given in found:
+                add("duplicate_id", where, "there is one before it")
+            elif found and type(given) is not type(next(iter(found))):
+                add("wrong_type", where, "some ids are numbers, others are texts")
         for kind, reason in _wrong(entry, key):
             add(kind, where, reason)
-        if not is_id(known):
-            continue
-        if known in found:
-            add(f"duplicate_{name}", where, f"{place} has this id too")
-        elif found and type(known) is not type(next(iter(found))):
-            add("wrong_type", where, "some ids are numbers, others are texts")
-        found.setdefault(known, entry)
+        if has_id:
+            found.setdefault(given, entry)
     return found
 
 
 def _number(value: Any) -> int | None:
     """The whole number that a text or a float stands for."""
-    if isinstance(value, str):
-        return int(value) if value.isdecimal() and len(value) < 20 else None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if type(value) is int else None
 
 
 def _annotations(
-    content: dict, ids: dict[str, dict], crowds_as_objects: bool, add: Add
+    content: dict, images: dict, categories: dict, crowds_as_objects: bool, add: Add
 ) -> tuple[Counter, Counter]:
     """Checks the annotations and leaves those in `content` that can be used.
 
-    Args:
-        ids: of "image" and "category", the entries.
-
     Returns:
-        how many are left of (image id, whether it is a crowd), and of (category id, whether it is a crowd).
+        how many there are of (image id, whether it is a crowd), and of (category id, whether it is a crowd).
     """
-    numbers = {name: {_number(i): i for i in of_list} for name, of_list in ids.items()}
-    kept, unnumbered, taken, seen = [], [], {}, Counter()
-    counts = {"image": Counter(), "category": Counter()}
-    total = 0
-    for total, (place, annotation) in enumerate(_entries(content, "annotations", add), start=1):
-        found = []
-        for name, of_list in ids.items():
-            field = f"{name}_id"
-            given = annotation.get(field)
-            if _is_image_id(given) and given in of_list:
-                continue
-            number = _number(given)
-            if number is not None and number in numbers[name]:
-                annotation[field] = numbers[name][number]
-                found.append(("id_type", f"{field} is {short(given)}"))
-            elif of_list and _is_image_id(given):
-                found.append((f"unknown_{name}", f"no {name} has id {short(given)}"))
-        if found and found[0][0] == "unknown_image":
-            found = found[:1]
+    known = [
+        (f, ids, {_number(i): i for i in ids})
+        for f, ids in (("image_id", images), ("category_id", categories))
+    ]
+    # A size that is not known bounds nothing.
+    sizes = {i: (image.get("width"), image.get("height")) for i, image in images.items()}
+    sizes = {i: size if all(map(_is_size, size)) else (inf, inf) for i, size in sizes.items()}
+    in_image, in_class, seen = Counter(), Counter(), Counter()
+    kept, anew, taken = [], [], set()
+    for place, annotation in _entries(content, "annotations", add):
+        found, keys = {}, []
+        for field, ids, by_number in known:
+            given, number = annotation.get(field), None
+            if not (type(given) in (int, str) and given in ids):
+                number = _number(given)
+                if number is not None and number in by_number:
+                    annotation[field] = by_number[number]
+                    found["id_type"] = f"{field} is {short(given)}"
+                elif ids and _is_image_id(given):
+                    found[f"unknown_{field[:-3]}"] = f"{field} is {short(given)}"
+            keys.append(annotation.get(field) if _is_image_id(annotation.get(field)) else None)
+        number, where = annotation.get("id"), place
+        if _is_annotation_id(number) and number not in taken:
+            taken.add(number)
+            where = f"annotation {number}"
+        if "unknown_image" not in found:
+            found.update(_wrong(annotation, "annotations"))
+            if where == place:
+                found.setdefault("annotation_id", f"id {number} is taken")
+            found.update(
+                _check_box(annotation, sizes.get(keys[0], (inf, inf)), found, crowds_as_objects, seen)
+            )
+        if lost := found and {kind: why for kind, why in found.items() if KINDS[kind][0] == DROPPED}:
+            found = lost
         else:
-            found += _wrong(annotation, "annotations")
-            image = ids["image"].get(annotation["image_id"]) if _is_image_id(annotation.get("image_id")) else None
-            found += _check_box(annotation, image or {}, dict(found), crowds_as_objects, seen)
-        number = annotation.get("id")
-        has_id = _is_annotation_id(number)
-        is_taken = has_id and number in taken
-        if is_taken:
-            found.append(("annotation_id", f"{taken[number]} has it too"))
-        where = f"annotation {number}" if has_id and not is_taken else place
-        if has_id:
-            taken.setdefault(number, where)
-        is_dropped = any(KINDS[kind][0] == DROPPED for kind, _ in found)
-        for kind, reason in found:
-            if not (is_dropped and kind == "annotation_id"):
-                add(kind, where, reason)
-        if is_dropped:
-            continue
-        kept.append(annotation)
-        if not has_id or is_taken:
-            unnumbered.append(annotation)
-        for name, count in counts.items():
-            if _is_image_id(annotation.get(f"{name}_id")):
-                count[annotation[f"{name}_id"], annotation.get("iscrowd") == 1] += 1
-    for number, annotation in enumerate(unnumbered, start=max(taken, default=0) + 1):
+            kept.append(annotation)
+            anew += [annotation] if where == place else []
+            in_image[keys[0], annotation.get("iscrowd") == 1] += 1
+            in_class[keys[1], annotation.get("iscrowd") == 1] += 1
+        for kind, reason in found.items():
+            add(kind, where, reason)
+    for number, annotation in enumerate(anew, start=max(taken, default=0) + 1):
         annotation["id"] = number
-    if isinstance(content.get("annotations"), list):
+    given = content.get("annotations")
+    if given and isinstance(given, list):
         content["annotations"] = kept
-    if total and not kept and ids["image"]:
-        add("nothing_left", "file", f"not one of {total} annotations can be used")
+        if not kept and images:
+            add("nothing_left", "file", f"not one of {len(given)} annotations can be used")
     boxes, past, fit, within = (seen[key] for key in ("boxes", "past", "fit", "within"))
     if boxes >= XYXY_BOXES and past >= XYXY_PAST * boxes and fit >= MOST * boxes:
         reason = f"as x, y, width, height {past} of {boxes} boxes reach past their image, "
         add("looks_like_xyxy", "file", f"{reason}as x0, y0, x1, y1 {fit} fit")
     if within and within >= MOST * boxes:
-        add("looks_like_shares", "file", f"{within} of {boxes} boxes lie within the first pixel of their image")
-    return counts["image"], counts["category"]
+        add(
+            "looks_like_shares",
+            "file",
+            f"{within} of {boxes} boxes lie within the first pixel of their image",
+        )
+    return in_image, in_class
 
 
 def _check_box(
-    annotation: dict, image: dict, wrong: dict[str, str], crowds_as_objects: bool, seen: Counter[str]
-) -> Iterator[tuple[str, str]]:
-    """What is wrong with an annotation beyond its fields' types; what can be mended is mended.
+    annotation: dict, size: tuple[float, float], wrong: dict[str, str], crowds_as_objects: bool, seen: Counter
+) -> dict[str, str]:
+    """What is wrong with an annotation whose fields have been looked at; what can be mended is mended.
 
     Args:
+        size: (width, height) of the image.
         wrong: what is wrong with its fields.
         seen: counts the "boxes", those that reach "past" their images, those that would "fit" if their numbers
             were corners, and those "within" the first pixel.
     """
+    found = {}
     if crowds_as_objects and annotation.get("iscrowd") == 1:
-        yield "crowd", '"iscrowd" is 1'
+        found["crowd"] = '"iscrowd" is 1'
         annotation["iscrowd"] = 0
     if annotation.get("ignore") == 1:
-        yield "ignore", '"ignore" is 1'
+        found["ignore"] = '"ignore" is 1'
         annotation.update(ignore=0, iscrowd=1)
     if "segmentation" in wrong:
         del annotation["segmentation"]
     if "not_a_box" in wrong:
-        return
-    x, y, w, h = box = annotation["bbox"]
-    kind = None
-    if not all(-FARTHEST < value < FARTHEST for value in box):
-        kind = "not_finite"
-    elif w <= SHORTEST or h <= SHORTEST:
-        kind = "negative_size" if w < 0 or h < 0 else "no_area"
-    if kind:
-        yield kind, f"bbox is {short(box)}"
-        return
-    # A size that is not known bounds nothing.
-    width, height = (image[side] if _is_size(image.get(side)) else inf for side in ("width", "height"))
+        return found
+    x, y, w, h = annotation["bbox"]
+    width, height = size
+    if w <= SHORTEST or h <= SHORTEST:
+        return {**found, "negative_size" if w < 0 or h < 0 else "no_area": f"bbox is {[x, y, w, h]}"}
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
     is_past = x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK
     if annotation.get("iscrowd") != 1:
@@ -380,38 +385,34 @@ def _check_box(
         seen["past"] += is_past
         seen["fit"] += w > x and h > y and w <= width + SLACK and h <= height + SLACK
         seen["within"] += 0 <= x <= 1 and 0 <= y <= 1 and w <= 1 and h <= 1 and min(width, height) > 2
-    is_empty = x1 - x0 <= SHORTEST or y1 - y0 <= SHORTEST
-    if is_empty or is_past:
-        kind = "outside" if is_empty else "partly_outside"
-        yield kind, f"bbox is {short(box)}, the image {width} x {height}"
-    if is_empty:
-        return
-    area = annotation.get("area")
-    has_area = type(area) in (int, float) and 0 <= area < FARTHEST**2
+    if x1 - x0 <= SHORTEST or y1 - y0 <= SHORTEST:
+        return {**found, "outside": f"bbox is {[x, y, w, h]}, the image {width} x {height}"}
     if is_past:
+        found["partly_outside"] = f"bbox is {[x, y, w, h]}, the image {width} x {height}"
         w, h = x1 - x0, y1 - y0
         annotation["bbox"] = [x0, y0, w, h]
-        if has_area:
-            annotation["area"] = min(area, w * h)
-    if not has_area or annotation.get("iscrowd") is None:
-        yield "incomplete", '"area" or "iscrowd" is missing or no number'
-        annotation["area"] = area if has_area else w * h
-        if annotation.get("iscrowd") is None:
-            annotation["iscrowd"] = 0
+    area = annotation.get("area")
+    if not (type(area) in (int, float) and 0 <= area < FARTHEST**2):
+        found["incomplete"] = f'"area" is {short(area)}'
+        area = w * h
+    if annotation.get("iscrowd") is None:
+        found["incomplete"] = '"iscrowd" is missing'
+        annotation["iscrowd"] = 0
+    annotation["area"] = min(area, w * h) if is_past else area
+    return found
 
 
 def _match(content: dict, categories: dict[int, dict], classes: Classes, in_class: Counter, add: Add) -> None:
     """Makes the categories those of a model, by name, and the annotations' ids with them."""
     ids = dict(zip(classes.names, classes.ids))
     names = {i: category.get("name") for i, category in categories.items()}
+    used = {i for i, _ in in_class}
     for kind, wanted in (("unknown_class", True), ("unused_class", False)):
-        found = [i for i, name in names.items() if name not in ids]
-        found = [short(names[i]) for i in found if (in_class[i, False] + in_class[i, True] > 0) == wanted]
-        if found:
+        if found := [short(name) for i, name in names.items() if name not in ids and (i in used) == wanted]:
             add(kind, "file", f"{', '.join(found)}; the model's classes are {', '.join(map(short, ids))}")
-    if [*names.values()] != classes.names or [*names] != classes.ids:
+    if names != dict(zip(classes.ids, classes.names)):
         add("other_ids", "file", f"now {', '.join(f'{short(name)} is {i}' for name, i in ids.items())}")
-        for annotation in content["annotations"]:
+        for annotation in content.get("annotations", ()):
             annotation["category_id"] = ids.get(names.get(annotation["category_id"]))
         content["categories"] = [{"id": i, "name": name} for name, i in ids.items()]
 
@@ -419,7 +420,7 @@ def _match(content: dict, categories: dict[int, dict], classes: Classes, in_clas
 def check_image(image: Any, image_root: str) -> Problem | None:
     """What is wrong with the file, which is read whole, of one entry of a dataset's images.
 
-    What is wrong with the entry itself is for `check` to find.
+    What is wrong with the entry itself, and whether the file is there, is for `check` to find.
     """
     if not (isinstance(image, dict) and _is_text(image.get("file_name"))):
         return None
@@ -430,7 +431,6 @@ def check_image(image: Any, image_root: str) -> Problem | None:
         if all(map(_is_size, size)):
             check_size(name, pixels, *size)
     except BadImage as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        return Problem(kind, f"image {image.get('id')}", str(error))
+        if not isinstance(error.__cause__, FileNotFoundError):
+            return Problem(kind, f"image {image.get('id')}", str(error))
     return None

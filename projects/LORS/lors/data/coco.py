@@ -73,7 +73,9 @@ def register_coco(
     # Whether an image may be missing is for the mapper to say.
     errors = [problem for problem in problems if problem.done == ERROR and problem.kind != "missing_image"]
     if errors:
-        raise UserError(f"{json_file} cannot be used: {summarise(errors)}; tools/check_dataset.py lists them all")
+        raise UserError(
+            f"{json_file} cannot be used: {summarise(errors)}; tools/check_dataset.py lists them all"
+        )
     mended = [problem for problem in problems if problem.done not in (ERROR, NOTED)]
     if mended:
         logger.warning("%s: %s", json_file, summarise(mended))
@@ -98,7 +100,9 @@ def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
     """
     share = dataset["val_fraction"]
     if not 0 <= share < 1 or (share and dataset["test_json"]):
-        raise UserError(f"dataset.val_fraction={share}: must be from 0 to below 1, and 0 beside dataset.test_json")
+        raise UserError(
+            f"dataset.val_fraction={share}: must be from 0 to below 1, and 0 beside dataset.test_json"
+        )
     if split == "test" and not (share or dataset["test_json"]):
         return None
     which = "test" if split == "test" and not share else "train"
@@ -129,7 +133,12 @@ def read(path: str, image_root: str) -> tuple[Any, list[Problem]]:
 
 
 def check_records(
-    records: Sequence[dict[str, Any]], name: str, *, on_bad_image: str, num_queries: float, max_detections: float = inf
+    records: Sequence[dict[str, Any]],
+    name: str,
+    *,
+    on_bad_image: str,
+    num_queries: float,
+    max_detections: float = inf,
 ) -> None:
     """`check` for dataset dicts that are about to be used; logs what can be worked with.
 
@@ -200,7 +209,9 @@ def with_classes(dataset: str, classes: Classes) -> str:
         classes = Classes(classes.names, [*range(1, len(classes.names) + 1)])
     metadata = MetadataCatalog.get(dataset)
     if metadata.get("json_file") is None:
-        raise UserError(f"dataset {dataset}: its classes {classes_of(dataset).names} are not the model's {classes.names}")
+        raise UserError(
+            f"dataset {dataset}: its classes {classes_of(dataset).names} are not the model's {classes.names}"
+        )
     name = f"{dataset}_{zlib.crc32(json.dumps(classes).encode()):08x}"
     if name not in DatasetCatalog.list():
         content, _ = read(metadata.json_file, metadata.image_root)

@@ -60,7 +60,11 @@ def read_voc(path: str, image_root: str) -> dict:
                 corners = (found.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
                 x0, y0, x1, y1 = map(float, corners)
                 x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
-                entry = {"image_id": number, "bbox": [x0, y0, x1 - x0, y1 - y0], "name": found.findtext("name")}
+                entry = {
+                    "image_id": number,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "name": found.findtext("name"),
+                }
                 objects.append({**entry, "ignore": int(found.findtext("difficult") or 0)})
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no {file}") from error
@@ -68,7 +72,13 @@ def read_voc(path: str, image_root: str) -> dict:
             raise UserError(f"{file}: not an annotation of Pascal VOC: {error}") from error
     ids = {name: i for i, name in enumerate(sorted({entry["name"] for entry in objects}), start=1)}
     annotations = [
-        {"id": i, "category_id": ids[entry.pop("name")], "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **entry}
+        {
+            "id": i,
+            "category_id": ids[entry.pop("name")],
+            "area": entry["bbox"][2] * entry["bbox"][3],
+            "iscrowd": 0,
+            **entry,
+        }
         for i, entry in enumerate(objects, start=1)
     ]
     categories = [{"id": i, "name": name} for name, i in ids.items()]

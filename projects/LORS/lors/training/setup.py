@@ -61,7 +61,9 @@ def use_test_set(cfg: DictConfig, model: nn.Module, classes: Classes | None) -> 
         return False
     own = classes_of(name)
     if classes is None and len(own.names) == model.decoder.num_classes:
-        logger.warning("The checkpoint does not name its classes; they are taken to be %s", ", ".join(own.names))
+        logger.warning(
+            "The checkpoint does not name its classes; they are taken to be %s", ", ".join(own.names)
+        )
         classes = own
     if classes is None:
         raise UserError(
