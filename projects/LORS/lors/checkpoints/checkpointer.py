@@ -195,6 +195,8 @@ def saved_in(folder: str) -> list[str]:
 
 @contextmanager
 def _named_downloads(path: str) -> Iterator[None]:
+    if path and "://" not in path and not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such file")
     try:
         yield
     except URLError as error:  # which does not say of what

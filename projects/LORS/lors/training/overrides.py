@@ -50,13 +50,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _kind(value: object) -> str | None:
-    kinds = {
-        "truth value": bool,
-        "number": (int, float),
-        "text": str,
-        "list": ListConfig,
-        "group of keys": DictConfig,
-    }
+    kinds = {"truth value": bool, "number": (int, float), "text": str}
     return next((kind for kind, types in kinds.items() if isinstance(value, types)), None)
 
 
