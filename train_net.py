@@ -28,7 +28,7 @@ from lors.checkpoints import Checkpointer, load_detector
 from lors.checkpoints.about import describe
 from lors.checkpoints.checkpointer import saved_in
 from lors.data import Readable
-from lors.data.check import Classes
+from lors.data.classes import Classes
 from lors.errors import UserError
 from lors.training.errors import config_errors, one_line_errors
 from lors.training.hooks import ClipGradients, Evaluation, ProgressLine, SeedSteps, StopOnSignal

@@ -24,8 +24,9 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lors.data.check import ERROR, KINDS, Classes, Problem, check, check_image
-from lors.data.coco import read
+from lors.data.check import ERROR, KINDS, Problem, check
+from lors.data.classes import Classes, match
+from lors.data.coco import check_image, read
 from lors.data.voc import image_folder, is_voc
 from lors.errors import UserError
 from lors.training.errors import one_line_errors
@@ -48,7 +49,7 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
         check(train)
         categories = sorted(train["categories"], key=lambda category: category["id"])
         classes = Classes([c["name"] for c in categories], [c["id"] for c in categories])
-        problems += [p for p in check(dataset, classes=classes) if "class" in p.kind or p.kind == "other_ids"]
+        problems += match(dataset, classes)
     if sizes["images"]:
         entries = tqdm(dataset["images"], leave=False, disable=None)
         # Decoding lets go of Python's lock.

@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from lors import merge
 from lors.checkpoints import load_detector
-from lors.data.coco import classes_of
+from lors.data.classes import classes_of
 from lors.data.images import BadImage, read_image
 from lors.errors import UserError
 from lors.training.errors import MENDABLE, config_errors, one_line_errors

@@ -13,7 +13,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from lors.data import check_records
-from lors.data.check import ERROR, KINDS, NOTED, Classes, check, check_image, summarise
+from lors.data.check import ERROR, KINDS, NOTED, check, summarise
+from lors.data.classes import Classes, match
+from lors.data.coco import check_image
 from lors.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -105,7 +107,7 @@ FOUND = {
     ),
     "a class of crowds": (
         dataset(annotations=[annotation(1), annotation(2, image_id=2, category_id=90, iscrowd=1)]),
-        {"class_without_boxes": ["file"], "only_crowds": ["image 2"]},
+        {"class_without_boxes": ["file"], "no_boxes": ["image 2"]},
     ),
     "lists that are none": (
         dataset(images=3, categories=None, annotations="x"),
@@ -235,7 +237,7 @@ FOUND = {
             annotation(3, image_id=3, iscrowd=1),
             images=[{**IMAGE, "id": i} for i in (1, 2, 3, 4)],
         ),
-        {"only_crowds": ["image 3"], "no_boxes": ["image 4"]},
+        {"no_boxes": ["image 3", "image 4"]},
     ),
     "no boxes": (dataset(annotations=[]), {"no_boxes_at_all": ["file"]}),
     "a test set": (without(dataset(), "annotations"), {"no_boxes_at_all": ["file"]}),
@@ -323,7 +325,7 @@ def test_a_good_dataset_is_left_alone():
     content = dataset(annotations=[annotation(1), annotation(2, category_id=90)])
     before = copy.deepcopy(content)
     problems = check(content)
-    assert summarise(problems) == "1 no_boxes (noted; image 2: no crowd either)"
+    assert summarise(problems) == "1 no_boxes (noted; image 2: 0 crowds)"
     assert content == before
 
 
@@ -348,21 +350,21 @@ TRAINED = Classes(["ninety", "seven"], [3, 5])
 
 def test_classes_are_matched_by_name():
     content = dataset()
-    (problem,) = check(content, classes=TRAINED)
+    (problem,) = match(content, TRAINED)
     assert problem.kind == "other_ids"
     assert content["categories"] == [{"id": 3, "name": "ninety"}, {"id": 5, "name": "seven"}]
     assert [a["category_id"] for a in content["annotations"]] == [5, 3]
-    assert check(content, classes=TRAINED) == []
+    assert match(content, TRAINED) == []
 
 
 def test_classes_that_a_model_does_not_have():
     content = dataset(categories=[*dataset()["categories"], {"id": 91, "name": "spare"}])
-    assert {p.kind: "spare" in p.reason for p in check(content, classes=TRAINED)} == {
+    assert {p.kind: "spare" in p.reason for p in match(content, TRAINED)} == {
         "unused_class": True,
         "other_ids": False,
     }
     assert len(content["categories"]) == 2
-    problems = check(dataset(), classes=Classes(["seven"], [7]))
+    problems = match(dataset(), Classes(["seven"], [7]))
     (problem,) = [p for p in problems if p.done == ERROR]
     assert problem.kind == "unknown_class" and "'ninety'" in problem.reason and "'seven'" in problem.reason
 

@@ -10,8 +10,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from lors.data import num_classes, register_coco, register_split
-from lors.data.check import Classes
-from lors.data.coco import classes_of, with_classes
+from lors.data.classes import Classes, classes_of, with_classes
 from lors.errors import UserError
 
 CONTENT = {

@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from lors.data import register_coco
-from lors.data.coco import classes_of
+from lors.data.classes import classes_of
 from lors.data.voc import image_folder, read_voc
 from lors.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 
-from lors.data.check import Classes
+from lors.data.classes import Classes
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from math import inf
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
-from lors.data.images import BadImage, check_size, find_files, read_image
+from lors.data.images import find_files
 
 ERROR, DROPPED, NOTED = "error", "dropped", "noted"
 
@@ -46,8 +47,7 @@ KINDS = {
     "segmentation": ("left out", "there is no polygon and no mask in it; the box stays"),
     "ignore": ("made a crowd", "the object is to be ignored"),
     "crowd": ("made an object", "the annotation is a crowd, and crowds are to be objects"),
-    "no_boxes": (NOTED, "an image without boxes: not trained on, evaluated"),
-    "only_crowds": (NOTED, "an image whose boxes are all crowds: not trained on, evaluated"),
+    "no_boxes": (NOTED, "an image without boxes, but perhaps crowds: not trained on, evaluated"),
     "class_without_boxes": (NOTED, "these classes are not learnt and have no AP; crowds do not count"),
     "no_boxes_at_all": (NOTED, "there is nothing to train on and no AP"),
     "more_boxes_than_queries": (NOTED, "an image has boxes that no query can find"),
@@ -64,11 +64,8 @@ SLACK = 1
 XYXY_BOXES, XYXY_PAST, MOST = 10, 0.2, 0.95
 
 
-NUMBERS = {int, float}
-
-
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < FARTHEST
+    return type(value) in (int, float) and -FARTHEST < value < FARTHEST
 
 
 def _is_id(value: Any) -> bool:
@@ -84,20 +81,16 @@ def _is_annotation_id(value: Any) -> bool:
     return type(value) is int and 0 < value < 2**53
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
     return _is_number(value) and value > 0 and value == int(value)
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and {*map(type, value)} <= NUMBERS and _is_near(*value)
-
-
-def _is_near(x: float, y: float, w: float, h: float) -> bool:
-    return -FARTHEST < x < FARTHEST and -FARTHEST < y < FARTHEST and -FARTHEST < w < FARTHEST > h > -FARTHEST
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_segmentation(value: Any) -> bool:
@@ -110,13 +103,13 @@ def _is_segmentation(value: Any) -> bool:
 FIELDS = {
     "images": {
         "id": ("wrong_type", _is_image_id, "a whole number below 2^63 or a text"),
-        "file_name": ("wrong_type", _is_text, "a text"),
-        "width": ("wrong_type", _is_size, "a whole number above 0"),
-        "height": ("wrong_type", _is_size, "a whole number above 0"),
+        "file_name": ("wrong_type", is_text, "a text"),
+        "width": ("wrong_type", is_size, "a whole number above 0"),
+        "height": ("wrong_type", is_size, "a whole number above 0"),
     },
     "categories": {
         "id": ("wrong_type", _is_id, "a whole number below 2^63"),
-        "name": ("wrong_type", _is_text, "a text"),
+        "name": ("wrong_type", is_text, "a text"),
     },
     "annotations": {
         "id": ("annotation_id", _is_annotation_id, "a whole number above 0"),
@@ -146,13 +139,6 @@ class Problem(NamedTuple):
 Add = Callable[[str, str, str], None]
 
 
-class Classes(NamedTuple):
-    """Names of classes in a model's order, and the category id that stands for each."""
-
-    names: list[str]
-    ids: list[int]
-
-
 def summarise(problems: Iterable[Problem]) -> str:
     """In one line how many problems there are of each kind, what is done about it, and the first."""
     problems = sorted(problems, key=lambda problem: list(KINDS).index(problem.kind))
@@ -167,7 +153,6 @@ def check(
     image_root: str | None = None,
     *,
     crowds_as_objects: bool = False,
-    classes: Classes | None = None,
     num_queries: float = inf,
     max_detections: float = inf,
 ) -> list[Problem]:
@@ -178,7 +163,6 @@ def check(
     Args:
         image_root: the folder of the images, to look whether they are there.
         crowds_as_objects: annotations with "iscrowd" 1 are objects, as some tools write masks.
-        classes: of a model; the categories become these, matched by name.
         num_queries, max_detections: in an image; where there are more boxes is noted.
     """
     content, problems = dataset if isinstance(dataset, dict) else {}, []
@@ -188,45 +172,33 @@ def check(
 
     images, categories = (_by_id(content, key, add) for key in ("images", "categories"))
     if image_root is not None:
-        named = {i: image["file_name"] for i, image in images.items() if _is_text(image.get("file_name"))}
+        named = {i: image["file_name"] for i, image in images.items() if is_text(image.get("file_name"))}
         for i, name in find_files(named, image_root).items():
             images[i]["file_name"] = name or named[i]
             path = os.path.join(image_root, named[i])
             add("file_name" if name else "missing_image", f"image {i}", f"{path} is {name or 'not there'}")
-    names: set[str] = set()
     for i, category in categories.items():
-        name, copy = category.get("name"), 1
-        while _is_text(name) and category["name"] in names:
-            copy += 1
-            category["name"] = f"{name} ({copy})"
+        name, others = category.get("name"), [c.get("name") for c in categories.values() if c is not category]
+        if is_text(name) and name in others[: [*categories].index(i)]:
+            category["name"] = next(n for k in count(2) if (n := f"{name} ({k})") not in others)
             add("same_name", f"category {i}", f"{name!r} becomes {category['name']!r}")
-        names.add(str(category.get("name")))
     in_image, in_class = _annotations(content, images, categories, crowds_as_objects, add)
-    if classes is not None:
-        _match(content, categories, classes, in_class, add)
-    elif without := [i for i in categories if in_class and not in_class[i, False]]:
-        crowds = sum(in_class[i, True] for i in without)
-        hint = f"; crowds_as_objects=true would take {crowds} crowds of theirs for objects" if crowds else ""
-        add(
-            "class_without_boxes", "file", ", ".join(short(categories[i].get("name")) for i in without) + hint
-        )
+    if without := [i for i in categories if in_class and not in_class[i, False]]:
+        reason = ", ".join(short(categories[i].get("name")) for i in without)
+        if crowds := sum(in_class[i, True] for i in without):
+            reason += f"; crowds_as_objects=true would take {crowds} crowds of theirs for objects"
+        add("class_without_boxes", "file", reason)
     if images and not in_image:
         add("no_boxes_at_all", "file", "no image has a box")
     for i in images if in_image else ():
-        boxes, crowds = in_image[i, False], in_image[i, True]
-        for kind, is_so, reason in (
-            ("no_boxes", not boxes and not crowds, "no crowd either"),
-            ("only_crowds", not boxes and crowds, f"{crowds} of them"),
-            ("more_boxes_than_queries", boxes > num_queries, f"{boxes} boxes, {num_queries} queries"),
-            (
-                "more_boxes_than_counted",
-                boxes > max_detections,
-                f"{boxes} boxes; model.max_detections and dataloader.evaluator.max_dets_per_image allow "
-                f"{max_detections}",
-            ),
-        ):
-            if is_so:
-                add(kind, f"image {i}", reason)
+        boxes, where = in_image[i, False], f"image {i}"
+        if not boxes:
+            add("no_boxes", where, f"{in_image[i, True]} crowds")
+        if boxes > num_queries:
+            add("more_boxes_than_queries", where, f"{boxes} boxes, {num_queries} queries")
+        if boxes > max_detections:
+            limits = "model.max_detections and dataloader.evaluator.max_dets_per_image allow"
+            add("more_boxes_than_counted", where, f"{boxes} boxes, {limits} {max_detections}")
     return problems
 
 
@@ -256,21 +228,18 @@ def _by_id(content: dict, key: str, add: Add) -> dict[Any, dict]:
     """The images or categories that have an id, the first with each."""
     name, is_id, found = {"images": "image", "categories": "category"}[key], FIELDS[key]["id"][1], {}
     for where, entry in _entries(content, key, add):
-        number = _number(entry.get("id"))
-        if not is_id(entry.get("id")) and _is_id(number):
-            add("id_type", where, f"its id is {short(entry['id'])}")
-            entry["id"] = number
         given = entry.get("id")
-        if has_id := is_id(given):
+        if not is_id(given) and _is_id(_number(given)):
+            add("id_type", where, f"its id is {short(given)}")
+            given = entry["id"] = _number(given)
+        if is_id(given):
             where = f"{name} {given}"
-            if given in found:
-                add("duplicate_id", where, "there is one before it")
-            elif found and type(given) is not type(next(iter(found))):
+            if type(given) is not type(next(iter(found), given)):
                 add("wrong_type", where, "some ids are numbers, others are texts")
+            if found.setdefault(given, entry) is not entry:
+                add("duplicate_id", where, "there is one before it")
         for kind, reason in _wrong(entry, key):
             add(kind, where, reason)
-        if has_id:
-            found.setdefault(given, entry)
     return found
 
 
@@ -297,7 +266,7 @@ def _annotations(
     ]
     # A size that is not known bounds nothing.
     sizes = {i: (image.get("width"), image.get("height")) for i, image in images.items()}
-    sizes = {i: size if all(map(_is_size, size)) else (inf, inf) for i, size in sizes.items()}
+    sizes = {i: size if all(map(is_size, size)) else (inf, inf) for i, size in sizes.items()}
     in_image, in_class, seen = Counter(), Counter(), Counter()
     kept, anew, taken = [], [], set()
     for place, annotation in _entries(content, "annotations", add):
@@ -400,37 +369,3 @@ def _check_box(
         annotation["iscrowd"] = 0
     annotation["area"] = min(area, w * h) if is_past else area
     return found
-
-
-def _match(content: dict, categories: dict[int, dict], classes: Classes, in_class: Counter, add: Add) -> None:
-    """Makes the categories those of a model, by name, and the annotations' ids with them."""
-    ids = dict(zip(classes.names, classes.ids))
-    names = {i: category.get("name") for i, category in categories.items()}
-    used = {i for i, _ in in_class}
-    for kind, wanted in (("unknown_class", True), ("unused_class", False)):
-        if found := [short(name) for i, name in names.items() if name not in ids and (i in used) == wanted]:
-            add(kind, "file", f"{', '.join(found)}; the model's classes are {', '.join(map(short, ids))}")
-    if names != dict(zip(classes.ids, classes.names)):
-        add("other_ids", "file", f"now {', '.join(f'{short(name)} is {i}' for name, i in ids.items())}")
-        for annotation in content.get("annotations", ()):
-            annotation["category_id"] = ids.get(names.get(annotation["category_id"]))
-        content["categories"] = [{"id": i, "name": name} for name, i in ids.items()]
-
-
-def check_image(image: Any, image_root: str) -> Problem | None:
-    """What is wrong with the file, which is read whole, of one entry of a dataset's images.
-
-    What is wrong with the entry itself, and whether the file is there, is for `check` to find.
-    """
-    if not (isinstance(image, dict) and _is_text(image.get("file_name"))):
-        return None
-    name, kind = os.path.join(image_root, image["file_name"]), "bad_image"
-    try:
-        pixels = read_image(name)
-        kind, size = "image_size", (image.get("width"), image.get("height"))
-        if all(map(_is_size, size)):
-            check_size(name, pixels, *size)
-    except BadImage as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            return Problem(kind, f"image {image.get('id')}", str(error))
-    return None

@@ -18,8 +18,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from lors.data.check import ERROR, NOTED, Classes, Problem, check, check_image, summarise
-from lors.data.images import missing
+from lors.data.check import ERROR, NOTED, Problem, check, is_size, is_text, summarise
+from lors.data.classes import classes_of
+from lors.data.images import BadImage, check_size, missing, read_image
 from lors.data.voc import image_folder, is_voc, read_voc
 from lors.errors import UserError
 
@@ -83,7 +84,7 @@ def register_coco(
     if is_part:
         _keep_part(dataset, part, seed)
     is_copy = mended or is_part or is_voc(json_file)
-    _register(name, _write_copy(dataset, name) if is_copy else json_file, image_root, dataset, source=source)
+    register(name, write_copy(dataset, name) if is_copy else json_file, image_root, dataset, source=source)
     return name
 
 
@@ -179,52 +180,26 @@ def _xywh(annotation: Mapping[str, Any]) -> Any:
     return list(box)
 
 
-def classes_of(dataset: str) -> Classes:
-    """Those of a dataset in Detectron2's catalogs, with the category ids of its file or, without one, from 0."""
-    if dataset not in DatasetCatalog.list():
-        raise UserError(f"dataset {dataset!r} is not registered in Detectron2's DatasetCatalog")
-    if MetadataCatalog.get(dataset).get("thing_classes") is None:
-        # register_coco_instances({}) leaves the classes out until the data is loaded.
-        DatasetCatalog.get(dataset)
-    metadata = MetadataCatalog.get(dataset)
-    names = list(metadata.thing_classes)
-    to_index = metadata.get("thing_dataset_id_to_contiguous_id", dict(enumerate(range(len(names)))))
-    return Classes(names, sorted(to_index, key=to_index.get))
+def check_image(image: Any, image_root: str) -> Problem | None:
+    """What is wrong with the file, which is read whole, of one entry of a dataset's images.
 
-
-def num_classes(dataset: str) -> int:
-    """The number of classes of a dataset in Detectron2's catalogs."""
-    return len(classes_of(dataset).names)
-
-
-def with_classes(dataset: str, classes: Classes) -> str:
-    """The name of a dataset whose classes are those of a model: this one, or a copy matched by name.
-
-    Raises:
-        UserError: there are objects of classes that the model does not have.
+    What is wrong with the entry itself, and whether the file is there, is for `check` to find.
     """
-    if classes_of(dataset).names == classes.names:
-        return dataset
-    if list(classes.ids) != sorted(classes.ids):  # by which Detectron2 orders classes
-        classes = Classes(classes.names, [*range(1, len(classes.names) + 1)])
-    metadata = MetadataCatalog.get(dataset)
-    if metadata.get("json_file") is None:
-        raise UserError(
-            f"dataset {dataset}: its classes {classes_of(dataset).names} are not the model's {classes.names}"
-        )
-    name = f"{dataset}_{zlib.crc32(json.dumps(classes).encode()):08x}"
-    if name not in DatasetCatalog.list():
-        content, _ = read(metadata.json_file, metadata.image_root)
-        problems = [p for p in check(content, classes=classes) if p.done != NOTED]
-        where = (metadata.get("source") or [metadata.json_file])[0]
-        if any(problem.done == ERROR for problem in problems):
-            raise UserError(f"{where} cannot be used: {summarise(problems)}")
-        logger.warning("%s: %s", where, summarise(problems))
-        _register(name, _write_copy(content, name), metadata.image_root, content)
-    return name
+    if not (isinstance(image, dict) and is_text(image.get("file_name"))):
+        return None
+    name, kind = os.path.join(image_root, image["file_name"]), "bad_image"
+    try:
+        pixels = read_image(name)
+        kind, size = "image_size", (image.get("width"), image.get("height"))
+        if all(map(is_size, size)):
+            check_size(name, pixels, *size)
+    except BadImage as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            return Problem(kind, f"image {image.get('id')}", str(error))
+    return None
 
 
-def _register(name: str, json_file: str, image_root: str, dataset: dict, **metadata: Any) -> None:
+def register(name: str, json_file: str, image_root: str, dataset: dict, **metadata: Any) -> None:
     categories = sorted(dataset["categories"], key=lambda category: category["id"])
     # load_coco_json sets the first two again, and insists on finding the same values.
     known = {
@@ -261,7 +236,7 @@ def _folder_of_copies() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="lors-datasets-")
 
 
-def _write_copy(dataset: dict, name: str) -> str:
+def write_copy(dataset: dict, name: str) -> str:
     path = Path(_folder_of_copies().name) / f"{zlib.crc32(name.encode()):08x}.json"
     path.write_text(json.dumps(dataset), encoding="utf-8")
     return str(path)
