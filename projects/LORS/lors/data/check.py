@@ -307,7 +307,7 @@ def _annotations(
     if given and isinstance(given, list):
         content["annotations"] = kept
         if not kept and images:
-            add("nothing_left", "file", f"not one of {len(given)} annotations can be used")
+            add("nothing_left", "file", f"none of {len(given)} annotations can be used: {', '.join(found)}")
     boxes, past, fit, within = (seen[key] for key in ("boxes", "past", "fit", "within"))
     if boxes >= XYXY_BOXES and past >= XYXY_PAST * boxes and fit >= MOST * boxes:
         reason = f"as x, y, width, height {past} of {boxes} boxes reach past their image, "

@@ -88,8 +88,8 @@ def with_classes(dataset: str, classes: Classes) -> str:
         content, _ = read(metadata.json_file, metadata.image_root)
         problems = match(content, classes)
         where = metadata.get("source", [metadata.json_file])[0]
-        if any(problem.done == ERROR for problem in problems):
-            raise UserError(f"{where} cannot be used: {summarise(problems)}")
+        if errors := [problem for problem in problems if problem.done == ERROR]:
+            raise UserError(f"{where} cannot be used: {summarise(errors)}")
         logger.warning("%s: %s", where, summarise(problems))
         register(name, write_copy(content, name), metadata.image_root, content)
     return name

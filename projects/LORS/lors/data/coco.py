@@ -10,6 +10,7 @@ import random
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -146,18 +147,16 @@ def check_records(
     Raises:
         UserError: what cannot be; no image has a box to learn or can be read.
     """
-    classes = classes_of(name)
+    numbers = count(1)
     dataset = {
         "images": [{**record, "id": i} for i, record in enumerate(records)],
-        "categories": [{"id": i, "name": class_name} for i, class_name in enumerate(classes.names)],
+        "categories": [{"id": i, "name": text} for i, text in enumerate(classes_of(name).names)],
         "annotations": [
-            {"iscrowd": 0, "area": 0, **a, "image_id": i, "bbox": _xywh(a)}
+            {"iscrowd": 0, "area": 0, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
             for i, record in enumerate(records)
             for a in record.get("annotations", ())
         ],
     }
-    for i, annotation in enumerate(dataset["annotations"], start=1):
-        annotation["id"] = i
     problems = check(dataset, "", num_queries=num_queries, max_detections=max_detections)
     errors = [problem for problem in problems if problem.done == ERROR]
     if on_bad_image == "skip":
@@ -172,12 +171,9 @@ def check_records(
         logger.warning("dataset %s: %s", name, summarise(problems))
 
 
-def _xywh(annotation: Mapping[str, Any]) -> Any:
-    box = annotation.get("bbox")
-    if annotation.get("bbox_mode") == BoxMode.XYXY_ABS and len(box) == 4:
-        x0, y0, x1, y1 = box
-        return [x0, y0, x1 - x0, y1 - y0]
-    return list(box)
+def _xywh(annotation: Mapping[str, Any]) -> list[float]:
+    box = list(annotation["bbox"])
+    return BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS) if len(box) == 4 else box
 
 
 def check_image(image: Any, image_root: str) -> Problem | None:
@@ -188,9 +184,9 @@ def check_image(image: Any, image_root: str) -> Problem | None:
     if not (isinstance(image, dict) and is_text(image.get("file_name"))):
         return None
     name, kind = os.path.join(image_root, image["file_name"]), "bad_image"
+    size = [image.get(side) for side in ("width", "height")]
     try:
-        pixels = read_image(name)
-        kind, size = "image_size", (image.get("width"), image.get("height"))
+        pixels, kind = read_image(name), "image_size"
         if all(map(is_size, size)):
             check_size(name, pixels, *size)
     except BadImage as error:

@@ -24,11 +24,11 @@ def image_folder(path: str) -> str:
 
 
 def read_voc(path: str, image_root: str) -> dict:
-    """The content of a COCO-format file for XML files.
+    """What a COCO-format file would hold.
 
     Args:
         path: a folder of XML files, or one with such a folder called Annotations; or the list of an image set,
-            ImageSets/Main/train.txt, whose XML files are in Annotations beside ImageSets.
+            ImageSets/Main/train.txt, with Annotations beside ImageSets.
         image_root: the folder of the images.
 
     VOC counts pixels from 1. An object that is "difficult" is to be ignored. Classes are sorted by name.
@@ -60,29 +60,21 @@ def read_voc(path: str, image_root: str) -> dict:
                 corners = (found.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
                 x0, y0, x1, y1 = map(float, corners)
                 x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
-                entry = {
-                    "image_id": number,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "name": found.findtext("name"),
-                }
-                objects.append({**entry, "ignore": int(found.findtext("difficult") or 0)})
+                w, h = x1 - x0, y1 - y0
+                entry = {"id": len(objects) + 1, "image_id": number, "category_id": found.findtext("name") or ""}
+                ignore = int(found.findtext("difficult") or 0)
+                objects.append(
+                    {**entry, "bbox": [x0, y0, w, h], "area": w * h, "iscrowd": 0, "ignore": ignore}
+                )
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no {file}") from error
         except (ElementTree.ParseError, TypeError, ValueError) as error:
             raise UserError(f"{file}: not an annotation of Pascal VOC: {error}") from error
-    ids = {name: i for i, name in enumerate(sorted({entry["name"] for entry in objects}), start=1)}
-    annotations = [
-        {
-            "id": i,
-            "category_id": ids[entry.pop("name")],
-            "area": entry["bbox"][2] * entry["bbox"][3],
-            "iscrowd": 0,
-            **entry,
-        }
-        for i, entry in enumerate(objects, start=1)
-    ]
-    categories = [{"id": i, "name": name} for name, i in ids.items()]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    names = sorted({entry["category_id"] for entry in objects})
+    for entry in objects:
+        entry["category_id"] = names.index(entry["category_id"]) + 1
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    return {"images": images, "annotations": objects, "categories": categories}
 
 
 def _annotation_folder(path: Path) -> Path:
