@@ -131,13 +131,15 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
     start = trainer.iter + 1 if resumes else 0
     if resumes:
         keep_settings(optimizer, wanted)
+        if cfg.train.seed not in (-1, stream.seed):
+            logger.warning("train.seed=%d is not taken: training goes on with %d", cfg.train.seed, stream.seed)
     stream.next_batch = start
     with training(cfg, finite, start):
         trainer.train(start, cfg.train.max_iter)
 
 
 def evaluate(args: argparse.Namespace, cfg: DictConfig) -> None:
-    """Evaluates a checkpoint, which knows its classes: the training set is only asked where an old one does not."""
+    """Evaluates a checkpoint, which knows its classes; for an old one the training set is asked."""
     weights = ([*saved_in(cfg.train.output_dir), ""][0] if args.resume else "") or cfg.train.init_checkpoint
     if not weights:
         where = (

@@ -29,7 +29,7 @@ from lors.training.errors import one_line_errors
 
 
 def _largest(cfg: DictConfig) -> tuple[int, int]:
-    """Height and width of the largest wide image of the config's evaluation, padded; COCO's without a size."""
+    """Height and width of the largest wide image in evaluation, padded; COCO's where it is not resized."""
     sizes = [(step.short_edge_length, step.max_size) for step in resizes(cfg)] or [(800, 1333)]
     stride = max(cfg.model.decoder.strides)
     return tuple(-(-side // stride) * stride for side in sizes[0])

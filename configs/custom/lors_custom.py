@@ -17,8 +17,8 @@ from ..common.models.small import small_bank as _bank
 from ..digits.lors_digits import lr_multiplier, optimizer, train
 
 dataset = dict(
-    # A COCO JSON file and its folder of images; or a folder of VOC's XML files, or an ImageSets/Main/train.txt,
-    # whose images are found without train_images.
+    # A COCO JSON file and its folder of images; or a folder of VOC's XML files or an
+    # ImageSets/Main/train.txt, which need no train_images.
     train_json="",
     train_images="",
     test_json="",

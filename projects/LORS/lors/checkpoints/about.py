@@ -18,7 +18,7 @@ _BIAS = "decoder.stages.0.classify.3.bias"
 
 
 def describe(cfg: DictConfig, classes: Classes) -> About:
-    """What `adopt` needs: "names" and "ids" of the classes, "image_format" and "test_size" (shorter, longest side)."""
+    """ "names" and "ids" of the classes, "image_format", "test_size" (shorter and longest side)."""
     steps = [OmegaConf.to_container(step) for step in resizes(cfg)]
     return {
         "names": list(classes.names),

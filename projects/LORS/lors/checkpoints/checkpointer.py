@@ -37,8 +37,8 @@ _CLASSIFIER = re.compile(r"decoder\.stages\.\d+\.classify\.3\.(weight|bias)")
 class Checkpointer(DetectionCheckpointer):
     """Loads a detector; where `about` is given, also what is only a start for training.
 
-    A start is a backbone alone; a detector of other classes, whose classifiers keep the rows of those with the
-    same name; or, where a `residual` is given, a plain detector for a model whose stages share weights.
+    A start is a backbone alone; a detector of other classes, whose classifiers keep the rows of those with
+    the same name; or, with a `residual`, a plain detector for a model whose stages share weights.
 
     The authors' AdaMixer and LORS and the backbones of several programs are converted on the way. No code in
     a file is run. What is saved is whole or not there, whenever the program is killed.
@@ -122,8 +122,8 @@ class Checkpointer(DetectionCheckpointer):
         if shares == [True, False] and any(name.startswith("decoder.") for name in weights):
             if self.residual is None:
                 raise UserError(
-                    "the model's layers share weights and the checkpoint's do not: training can start from the nearest "
-                    "shared ones with train.factorize=true, tools/factorize.py writes them to a file"
+                    "the model's layers share weights, the checkpoint's do not: train.factorize=true starts "
+                    "from the nearest that they can share, tools/factorize.py writes these to a file"
                 )
             checkpoint["model"] = self._factorized(weights)
         incompatible = super()._load_model(checkpoint)
@@ -150,8 +150,8 @@ class Checkpointer(DetectionCheckpointer):
             return dict(weights)
         if self._resumes:
             raise UserError(
-                f"--resume: the checkpoint's classes are {_first(theirs)}, the training set's {_first(ours)}; "
-                "train.init_checkpoint=FILE with another train.output_dir starts from its weights"
+                f"--resume: the checkpoint's classes are {_first(theirs)}, the data's {_first(ours)}; "
+                "to start from its weights take train.init_checkpoint=FILE and another train.output_dir"
             )
         places = {name: i for i, name in enumerate(theirs or ())}
         kept = [(i, places[name]) for i, name in enumerate(ours) if name in places]
@@ -204,7 +204,7 @@ def _named_downloads(path: str) -> Iterator[None]:
 
 
 def read_detector(path: str) -> dict[str, Any]:
-    """A file's content with the weights for `lors.AdaMixer` under "model" and what is known of it as "about"."""
+    """A file's content, with weights for `lors.AdaMixer` as "model" and what is known of it as "about"."""
     content = read(path)
     try:
         kind, weights, unused = convert(weights_of(content))
@@ -240,8 +240,8 @@ def load_detector(
 ) -> tuple[DictConfig, nn.Module]:
     """A config and its detector with the weights of a file, on `train.device`, for inference.
 
-    What the file says of the classes and of its images is taken into the config, and is its `about`; overrides
-    have the last word.
+    What the file says of its classes and images is taken into the config, and is its `about`; overrides have
+    the last word.
 
     Raises:
         UserError: as `Checkpointer` does; an override is not known, or the device is not there.

@@ -101,7 +101,7 @@ _WRAPPERS = re.compile(r"^(ema_model\.|ema\.|ema_|module\.|model\.|_orig_mod\.)+
 def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors in a checkpoint, wherever programs put them, by their names without wrappers'.
 
-    Weights called "ema_..." beside others are left out: mmdetection saves the averaged ones under the plain names.
+    Weights called "ema..." beside others are left out: mmdetection saves averages under the plain names.
 
     Raises:
         UserError: there are none.

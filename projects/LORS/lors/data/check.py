@@ -329,8 +329,8 @@ def _check_box(
     Args:
         size: (width, height) of the image.
         wrong: what is wrong with its fields.
-        seen: counts the "boxes", those that reach "past" their images, those that would "fit" if their numbers
-            were corners, and those "within" the first pixel.
+        seen: counts the "boxes", those that reach "past" their images, that would "fit" if their numbers were
+            corners, and that lie "within" the first pixel.
     """
     found = {}
     if crowds_as_objects and annotation.get("iscrowd") == 1:

@@ -23,7 +23,7 @@ class Classes(NamedTuple):
 
 
 def classes_of(dataset: str) -> Classes:
-    """Those of a dataset in Detectron2's catalogs, with the category ids of its file or, without one, from 0."""
+    """Those of a dataset in Detectron2's catalogs, with its file's category ids or, without one, from 0."""
     if dataset not in DatasetCatalog.list():
         raise UserError(f"dataset {dataset!r} is not registered in Detectron2's DatasetCatalog")
     if MetadataCatalog.get(dataset).get("thing_classes") is None:
@@ -41,7 +41,7 @@ def num_classes(dataset: str) -> int:
 
 
 def match(dataset: dict, classes: Classes) -> list[Problem]:
-    """Makes the categories of a checked dataset those of a model, by name, and the annotations' ids with them."""
+    """Makes the categories of a checked dataset those of a model, by name, and so the annotations' ids."""
     ids = dict(zip(classes.names, classes.ids))
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     used = {names[annotation["category_id"]] for annotation in dataset.get("annotations", ())}

@@ -90,7 +90,7 @@ def register_coco(
 
 
 def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
-    """Register the "train" or "test" part of a config's `dataset` and return its name; None without a test set.
+    """Register the "train" or "test" part of a config's `dataset`; its name, or None without a test set.
 
     Args:
         dataset: train_json, train_images, test_json and test_images as for `register_coco`; val_fraction, the
@@ -118,7 +118,7 @@ def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
 
 
 def read(path: str, image_root: str) -> tuple[Any, list[Problem]]:
-    """The content of a dataset's JSON file, or of VOC's files in the same form, and what is odd about the file.
+    """The content of a JSON file, or of VOC's files in the same form, and what is odd about the file.
 
     Raises:
         UserError: it is none.

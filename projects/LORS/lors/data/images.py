@@ -29,8 +29,8 @@ class BadImage(UserError):
 def read_image(file_name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first frame of an image file, upright as EXIF tells: RGB, uint8 (H, W, 3).
 
-    Of 16 bits the upper 8 that the file uses stay: a camera of 12 bits leaves 4 unused. Transparent pixels lie
-    on white.
+    Of 16 bits the upper 8 that are used stay: a camera of 12 bits leaves 4 unused. Transparent pixels lie on
+    white.
 
     Raises:
         BadImage: the file is missing, broken, no image, larger than `max_pixels` (seen before it is decoded;
@@ -74,7 +74,7 @@ def missing(paths: Iterable[str]) -> set[str]:
 
 
 def find_files(names: Mapping[Hashable, str], folder: str) -> dict[Hashable, str | None]:
-    """For those of `names` that are not in `folder`, the one file there that another system named so, or None.
+    """For those `names` that are not in `folder`, the one file there that another system named so, or None.
 
     Slashes, case, %20, composed letters and the folders before a name may differ.
     """

@@ -27,7 +27,7 @@ def read_voc(path: str, image_root: str) -> dict:
     """What a COCO-format file would hold.
 
     Args:
-        path: a folder of XML files, or one with such a folder called Annotations; or the list of an image set,
+        path: a folder of XML files, or one with such a folder called Annotations; or an image set's list,
             ImageSets/Main/train.txt, with Annotations beside ImageSets.
         image_root: the folder of the images.
 
@@ -61,11 +61,9 @@ def read_voc(path: str, image_root: str) -> dict:
                 x0, y0, x1, y1 = map(float, corners)
                 x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
                 w, h = x1 - x0, y1 - y0
-                entry = {"id": len(objects) + 1, "image_id": number, "category_id": found.findtext("name") or ""}
-                ignore = int(found.findtext("difficult") or 0)
-                objects.append(
-                    {**entry, "bbox": [x0, y0, w, h], "area": w * h, "iscrowd": 0, "ignore": ignore}
-                )
+                entry = {"id": len(objects) + 1, "image_id": number, "bbox": [x0, y0, w, h], "area": w * h}
+                label, ignore = found.findtext("name") or "", int(found.findtext("difficult") or 0)
+                objects.append({**entry, "category_id": label, "iscrowd": 0, "ignore": ignore})
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no {file}") from error
         except (ElementTree.ParseError, TypeError, ValueError) as error:

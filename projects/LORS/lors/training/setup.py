@@ -69,7 +69,8 @@ def use_test_set(cfg: DictConfig, model: nn.Module, classes: Classes | None) -> 
             f"dataset {name} has {len(own.names)} classes ({', '.join(own.names)}), the checkpoint "
             f"{model.decoder.num_classes} that it does not name"
         )
-    cfg.dataloader.test.dataset.names = with_classes(name, classes)
+    name = with_classes(name, classes)
+    cfg.dataloader.test.dataset.names = cfg.dataloader.evaluator.dataset_name = name
     limits = model.max_detections, cfg.dataloader.evaluator.get("max_dets_per_image") or 100
     _load(cfg, "test", model, max_detections=min(limits))
     return True
