@@ -117,8 +117,8 @@ def name_pictures(images: Sequence[str], folder: str) -> list[Path]:
 
 def find_classes(cfg: DictConfig, number: int) -> tuple[list[str], list[int]]:
     """Name and category id of each of the model's classes: the checkpoint's, the config's or else numbers."""
-    if "names" in cfg.about:
-        return list(cfg.about.names), list(cfg.about.ids)
+    if names := cfg.get("about", {}).get("names"):
+        return list(names), list(cfg.about.ids)
     try:
         with config_errors():
             classes = classes_of(instantiate(cfg.dataloader.train.dataset.names))
