@@ -132,7 +132,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
     if resumes:
         keep_settings(optimizer, wanted)
         if cfg.train.seed not in (-1, stream.seed):
-            logger.warning("train.seed=%d is not taken: training goes on with %d", cfg.train.seed, stream.seed)
+            logger.warning("train.seed=%d is not taken, %d goes on", cfg.train.seed, stream.seed)
     stream.next_batch = start
     with training(cfg, finite, start):
         trainer.train(start, cfg.train.max_iter)

@@ -49,7 +49,9 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
         check(train)
         categories = sorted(train["categories"], key=lambda category: category["id"])
         classes = Classes([c["name"] for c in categories], [c["id"] for c in categories])
+        problems = [problem for problem in problems if problem.kind != "class_without_boxes"]
         problems += match(dataset, classes)
+        problems += [problem for problem in check(dataset) if problem.kind == "class_without_boxes"]
     if sizes["images"]:
         entries = tqdm(dataset["images"], leave=False, disable=None)
         # Decoding lets go of Python's lock.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -240,6 +241,10 @@ FOUND = {
         {"no_boxes": ["image 3", "image 4"]},
     ),
     "no boxes": (dataset(annotations=[]), {"no_boxes_at_all": ["file"]}),
+    "crowds alone": (
+        dataset(annotations=[annotation(1, iscrowd=1)]),
+        {"no_boxes_at_all": ["file"], "class_without_boxes": ["file"]},
+    ),
     "a test set": (without(dataset(), "annotations"), {"no_boxes_at_all": ["file"]}),
     "more boxes than queries": (
         dataset(annotation(1), annotation(2), annotation(3, iscrowd=1), annotation(4, image_id=2)),
@@ -490,6 +495,22 @@ def test_the_command_as_json(folder):
         ],
         "counts": {"no_area": 1},
     }
+
+
+def test_the_command_says_what_training_says(folder, tmp_path):
+    crowded = dataset(*(annotation(i) for i in range(100, 200)))
+    json_file, images = folder(crowded)
+    fewer = dataset(categories=[{"id": 1, "name": "ninety"}], annotations=[annotation(1, category_id=1)])
+    (tmp_path / "val.json").write_text(json.dumps(fewer))
+    found = json.loads(command(json_file, images, "--json").stdout)["counts"]
+    assert found == {"more_boxes_than_queries": 1, "more_boxes_than_counted": 1}
+    result = command(tmp_path / "val.json", images, "--train", json_file, "--json")
+    assert json.loads(result.stdout)["counts"] == {"other_ids": 1, "no_boxes": 1, "class_without_boxes": 1}
+    # Its defaults are those of the config that people train with.
+    cfg = LazyConfig.load(str(ROOT / "configs/custom/lors_custom.py"))
+    said = command("--help").stdout
+    for number in (cfg.model.queries.num_queries, cfg.dataloader.evaluator.max_dets_per_image):
+        assert f"(default: {number}," in said
 
 
 @pytest.mark.parametrize("missing", ["json", "folder"])

@@ -49,7 +49,7 @@ KINDS = {
     "crowd": ("made an object", "the annotation is a crowd, and crowds are to be objects"),
     "no_boxes": (NOTED, "an image without boxes, but perhaps crowds: not trained on, evaluated"),
     "class_without_boxes": (NOTED, "these classes are not learnt and have no AP; crowds do not count"),
-    "no_boxes_at_all": (NOTED, "there is nothing to train on and no AP"),
+    "no_boxes_at_all": (NOTED, "there is no AP, and as a training set it is an error"),
     "more_boxes_than_queries": (NOTED, "an image has boxes that no query can find"),
     "more_boxes_than_counted": (NOTED, "an image has more boxes than detections count: AP is too low"),
 }
@@ -188,9 +188,10 @@ def check(
         if crowds := sum(in_class[i, True] for i in without):
             reason += f"; crowds_as_objects=true would take {crowds} crowds of theirs for objects"
         add("class_without_boxes", "file", reason)
-    if images and not in_image:
-        add("no_boxes_at_all", "file", "no image has a box")
-    for i in images if in_image else ():
+    has_boxes = any(not is_crowd for _, is_crowd in in_image)
+    if images and not has_boxes:
+        add("no_boxes_at_all", "file", f"no image has a box, {sum(in_image.values())} crowds")
+    for i in images if has_boxes else ():
         boxes, where = in_image[i, False], f"image {i}"
         if not boxes:
             add("no_boxes", where, f"{in_image[i, True]} crowds")
