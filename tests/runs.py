@@ -43,7 +43,7 @@ def start(*args: str, **options) -> subprocess.Popen:
     cwd = options.pop("cwd", ROOT)
     environment = {**os.environ, **options}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train_net.py"), *args],
+        [sys.executable, os.path.relpath(ROOT / "train_net.py", cwd), *args],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,

@@ -91,6 +91,14 @@ FOUND = {
         ),
         {"id_type": ["annotation 1"]},
     ),
+    "no objects among the annotations": (
+        dataset(annotations=[5, "x"]),
+        {
+            "wrong_type": ["annotations[0]", "annotations[1]"],
+            "nothing_left": ["file"],
+            "no_boxes_at_all": ["file"],
+        },
+    ),
     "all would be dropped": (
         dataset(annotations=[annotation(i, image_id=9) for i in (1, 2)]),
         {

@@ -258,18 +258,15 @@ def _annotations(
 ) -> tuple[Counter, Counter]:
     """Checks the annotations and leaves those in `content` that can be used.
 
-    Returns:
-        how many there are of (image id, whether it is a crowd), and of (category id, whether it is a crowd).
+    Returns how many there are of (image id, whether it is a crowd), and the same for category ids.
     """
-    known = [
-        (f, ids, {_number(i): i for i in ids})
-        for f, ids in (("image_id", images), ("category_id", categories))
-    ]
+    lists = (("image_id", images), ("category_id", categories))
+    known = [(field, ids, {_number(i): i for i in ids}) for field, ids in lists]
     # A size that is not known bounds nothing.
     sizes = {i: (image.get("width"), image.get("height")) for i, image in images.items()}
     sizes = {i: size if all(map(is_size, size)) else (inf, inf) for i, size in sizes.items()}
     in_image, in_class, seen = Counter(), Counter(), Counter()
-    kept, anew, taken = [], [], set()
+    kept, anew, taken, found = [], [], set(), {}
     for place, annotation in _entries(content, "annotations", add):
         found, keys = {}, []
         for field, ids, by_number in known:
@@ -290,9 +287,8 @@ def _annotations(
             found.update(_wrong(annotation, "annotations"))
             if where == place:
                 found.setdefault("annotation_id", f"id {number} is taken")
-            found.update(
-                _check_box(annotation, sizes.get(keys[0], (inf, inf)), found, crowds_as_objects, seen)
-            )
+            size = sizes.get(keys[0], (inf, inf))
+            found.update(_check_box(annotation, size, found, crowds_as_objects, seen))
         if lost := found and {kind: why for kind, why in found.items() if KINDS[kind][0] == DROPPED}:
             found = lost
         else:
@@ -311,27 +307,20 @@ def _annotations(
             add("nothing_left", "file", f"none of {len(given)} annotations can be used: {', '.join(found)}")
     boxes, past, fit, within = (seen[key] for key in ("boxes", "past", "fit", "within"))
     if boxes >= XYXY_BOXES and past >= XYXY_PAST * boxes and fit >= MOST * boxes:
-        reason = f"as x, y, width, height {past} of {boxes} boxes reach past their image, "
-        add("looks_like_xyxy", "file", f"{reason}as x0, y0, x1, y1 {fit} fit")
-    if within and within >= MOST * boxes:
         add(
-            "looks_like_shares",
-            "file",
-            f"{within} of {boxes} boxes lie within the first pixel of their image",
+            "looks_like_xyxy", "file", f"{past} of {boxes} boxes reach past their image, as corners {fit} fit"
         )
+    if within and within >= MOST * boxes:
+        add("looks_like_shares", "file", f"{within} of {boxes} boxes lie in the first pixel of their image")
     return in_image, in_class
 
 
 def _check_box(
     annotation: dict, size: tuple[float, float], wrong: dict[str, str], crowds_as_objects: bool, seen: Counter
 ) -> dict[str, str]:
-    """What is wrong with an annotation whose fields have been looked at; what can be mended is mended.
+    """What is wrong with an annotation beyond its fields (`wrong`); what can be mended is mended.
 
-    Args:
-        size: (width, height) of the image.
-        wrong: what is wrong with its fields.
-        seen: counts the "boxes", those that reach "past" their images, that would "fit" if their numbers were
-            corners, and that lie "within" the first pixel.
+    `seen` counts the "boxes", those "past" their images, those that "fit" as corners or lie "within" a pixel.
     """
     found = {}
     if crowds_as_objects and annotation.get("iscrowd") == 1:
