@@ -168,9 +168,9 @@ def test_what_is_only_noted_leaves_the_file_in_use(tmp_path, caplog):
     assert [r["image_id"] for r in get_detection_dataset_dicts(name, filter_empty=True)] == [5]
 
 
-def evaluate(name, folder):
+def evaluate(name, folder, **options):
     """AP where each box of the registered dataset is found."""
-    evaluator = COCOEvaluator(name, output_dir=str(folder))
+    evaluator = COCOEvaluator(name, output_dir=str(folder), **options)
     evaluator.reset()
     for record in DatasetCatalog.get(name):
         found = Instances((record["height"], record["width"]))
@@ -201,6 +201,14 @@ def evaluate(name, folder):
 def test_what_is_mended_can_be_found(tmp_path, fields):
     name = register_coco(*write(tmp_path, changed(**{"bbox": [9, 8, 7, 6], **fields})))
     assert evaluate(name, tmp_path / "output") == pytest.approx(100)
+
+
+def test_more_objects_than_coco_counts(tmp_path):
+    image = {**CONTENT["images"][0], "width": 1000}
+    boxes = [{**BOX, "id": i + 1, "bbox": [6 * i, 2, 4, 5]} for i in range(150)]
+    name = register_coco(*write(tmp_path, {**CONTENT, "images": [image], "annotations": boxes}))
+    assert evaluate(name, tmp_path) < 80
+    assert evaluate(name, tmp_path, max_dets_per_image=150) == pytest.approx(100)
 
 
 def test_image_ids_that_are_texts(tmp_path):
