@@ -12,6 +12,7 @@ import argparse
 import logging
 import math
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,13 +24,26 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lors import merge
-from lors.checkpoints import Checkpointer
+from lors.checkpoints import Checkpointer, load_detector
+from lors.checkpoints.about import describe
+from lors.checkpoints.checkpointer import saved_in
 from lors.data import Readable
+from lors.data.classes import Classes
+from lors.errors import UserError
 from lors.training.errors import config_errors, one_line_errors
 from lors.training.hooks import ClipGradients, Evaluation, SeedSteps, StopOnSignal
 from lors.training.not_finite import FiniteLoss, replay
 from lors.training.program import leaving_nothing_open, run_program, set_up, training
-from lors.training.setup import build_model, count_iterations, load_dataset, load_train_data, parallel
+from lors.training.setup import (
+    build_model,
+    count_iterations,
+    keep_settings,
+    load_train_data,
+    parallel,
+    settings_of,
+    train_classes,
+    use_test_set,
+)
 from lors.visualize import draw_results
 
 logger = logging.getLogger("lors")
@@ -72,7 +86,13 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         cfg.optimizer.params.model = model
         optimizer = instantiate(cfg.optimizer)
         stream, images = load_train_data(cfg, model)
-        load_dataset(cfg, "test", model)  # what is wrong with it is said now, not when training is over
+        classes = train_classes(cfg, model)
+        # What is wrong with the test set is said now, not when training is over.
+        has_test_set = use_test_set(cfg, model, classes)
+        if not has_test_set:
+            logger.warning(
+                "No test set, no evaluation; dataset.val_fraction=0.1 keeps training images for one"
+            )
         count_iterations(cfg, math.ceil(images / cfg.dataloader.train.total_batch_size))
         model = parallel(cfg, model)
         loader = Readable(stream)
@@ -82,8 +102,10 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         else:
             trainer = SimpleTrainer(model, loader, optimizer)
         schedule = instantiate(cfg.lr_multiplier)
+        residual = instantiate(cfg.model.decoder.bank.residual) if cfg.train.get("factorize") else None
+        about = describe(cfg, classes)
         checkpointer = Checkpointer(
-            model, cfg.train.output_dir, backbone_alone=True, trainer=trainer, stream=stream
+            model, cfg.train.output_dir, about=about, residual=residual, trainer=trainer, stream=stream
         )
         finite = FiniteLoss(stream)
         main_process = comm.is_main_process()
@@ -95,7 +117,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 ClipGradients(cfg.train.clip_gradient_norm),
                 hooks.LRScheduler(scheduler=schedule),
                 hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
-                Evaluation(cfg.train.eval_period, lambda: do_test(cfg, model)),
+                Evaluation(cfg.train.eval_period, lambda: do_test(cfg, model)) if has_test_set else None,
                 StopOnSignal(checkpointer),  # the writer comes after it and writes no iteration twice
                 hooks.PeriodicWriter(
                     default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
@@ -104,11 +126,37 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 else None,
             ]
         )
+    wanted = settings_of(optimizer)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
-    start = trainer.iter + 1 if args.resume and checkpointer.has_checkpoint() else 0
+    resumes = args.resume and checkpointer.has_checkpoint()
+    start = trainer.iter + 1 if resumes else 0
+    if resumes:
+        keep_settings(optimizer, wanted)
+        if cfg.train.seed not in (-1, stream.seed):
+            logger.warning("train.seed=%d is not taken, %d goes on", cfg.train.seed, stream.seed)
     stream.next_batch = start
     with training(cfg, finite, start):
         trainer.train(start, cfg.train.max_iter)
+
+
+def evaluate(args: argparse.Namespace, cfg: DictConfig) -> None:
+    """Evaluates a checkpoint, which knows its classes; for an old one the training set is asked."""
+    weights = ([*saved_in(cfg.train.output_dir), ""][0] if args.resume else "") or cfg.train.init_checkpoint
+    if not weights:
+        where = (
+            f"there is no checkpoint in {cfg.train.output_dir}" if args.resume else "or --resume for the last"
+        )
+        raise UserError(f"--eval-only: train.init_checkpoint=FILE is needed; {where}")
+    cfg, model = load_detector(args.config_file, weights, args.opts)
+    classes = Classes(list(cfg.about.names), list(cfg.about.ids)) if "names" in cfg.about else None
+    with config_errors():
+        if classes is None:
+            with suppress(UserError):
+                classes = train_classes(cfg, model)
+        if not use_test_set(cfg, model, classes):
+            raise UserError("--eval-only: there is no test set")
+        model = parallel(cfg, model)
+    do_test(cfg, model)
 
 
 @one_line_errors()
@@ -122,15 +170,7 @@ def main(args: argparse.Namespace) -> None:
                 loader, _ = load_train_data(cfg, model)
             replay(args.replay, model, loader, getattr(torch, cfg.train.amp.precision), cfg.train.amp.enabled)
         elif args.eval_only:
-            with config_errors():
-                model = build_model(cfg)
-                load_dataset(cfg, "test", model)
-                model = parallel(cfg, model)
-            checkpointer = Checkpointer(model, cfg.train.output_dir)
-            if not (cfg.train.init_checkpoint or (args.resume and checkpointer.has_checkpoint())):
-                raise ValueError("--eval-only needs train.init_checkpoint=FILE, or --resume for the last one")
-            checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
-            do_test(cfg, model)
+            evaluate(args, cfg)
         else:
             do_train(args, cfg)
 

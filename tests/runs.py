@@ -40,10 +40,11 @@ def arguments(data: Path, output: Path, *more: str) -> list[str]:
 
 def start(*args: str, **options) -> subprocess.Popen:
     """train_net.py under way."""
+    cwd = options.pop("cwd", ROOT)
     environment = {**os.environ, **options}
     return subprocess.Popen(
-        [sys.executable, "train_net.py", *args],
-        cwd=ROOT,
+        [sys.executable, os.path.relpath(ROOT / "train_net.py", cwd), *args],
+        cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -224,3 +224,8 @@ def test_the_crop_branch_keeps_boxes_with_their_image():
         if x1 - x0 > 8 and y1 - y0 > 8:
             assert seen.image[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3].min() == 255
     assert max(sizes) <= 800 and len(sizes) > 3
+
+
+def test_other_programs_read_the_iterations_of_coco():
+    train = LazyConfig.load(str(CONFIGS / "lors_r50_1x.py")).train
+    assert (train.max_iter, train.eval_period, train.checkpointer.period) == (12 * 7330, 7330, 7330)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Checks a dataset in COCO format: the annotations, and every image file.
+"""Checks a dataset in COCO or Pascal VOC format: the annotations, and every image file.
 
     python tools/check_dataset.py annotations/instances_train.json images
-    python tools/check_dataset.py train.json images --queries 100 --json > problems.json
+    python tools/check_dataset.py val.json images --train train.json
+    python tools/check_dataset.py VOC/ImageSets/Main/train.txt --json > problems.json
 
 A line for each problem, then how many there are of each kind and what training and evaluation do about them.
 Exits with 1 where a kind is an error. The files are only read.
@@ -16,30 +17,47 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lors.data.check import KINDS, Problem, check, check_image, read_json
+from lors.data.check import ERROR, KINDS, Problem, check
+from lors.data.classes import Classes, match
+from lors.data.coco import check_image, read
+from lors.data.voc import image_folder, is_voc
+from lors.errors import UserError
 from lors.training.errors import one_line_errors
 
 # Lines of one kind in the readable form.
 LINES = 20
 
 
-def find_problems(json_file: str, image_root: str, num_queries: int | None) -> dict[str, Any]:
+def find_problems(args: argparse.Namespace) -> dict[str, Any]:
     """Sizes of the dataset, and all its problems in the order of `KINDS`."""
-    if not os.path.isdir(image_root):
-        raise NotADirectoryError(f"IMAGES: {image_root!r} is not a folder")
-    dataset = read_json(json_file)
+    images = args.images or (image_folder(args.annotations) if is_voc(args.annotations) else "")
+    if not os.path.isdir(images):
+        raise UserError(f"IMAGES: {images!r} is not a folder")
+    dataset, problems = read(args.annotations, images)
     sizes = {key: _length(dataset, key) for key in ("images", "annotations", "categories")}
-    problems = check(dataset, num_queries)
+    limits = {"num_queries": args.queries, "max_detections": args.detections}
+    problems += check(dataset, images, crowds_as_objects=args.crowds_as_objects, **limits)
+    if args.train and not any(problem.done == ERROR for problem in problems):
+        train, _ = read(args.train, images)
+        check(train)
+        categories = sorted(train["categories"], key=lambda category: category["id"])
+        classes = Classes([c["name"] for c in categories], [c["id"] for c in categories])
+        problems = [problem for problem in problems if problem.kind != "class_without_boxes"]
+        problems += match(dataset, classes)
+        problems += [problem for problem in check(dataset) if problem.kind == "class_without_boxes"]
     if sizes["images"]:
-        checked = (
-            check_image(image, image_root) for image in tqdm(dataset["images"], leave=False, disable=None)
-        )
-        problems += [problem for problem in checked if problem]
+        entries = tqdm(dataset["images"], leave=False, disable=None)
+        # Decoding lets go of Python's lock.
+        with ThreadPool() as threads:
+            checked = threads.imap(partial(check_image, image_root=images), entries)
+            problems += [problem for problem in checked if problem]
     order = list(KINDS)
     return {**sizes, "problems": sorted(problems, key=lambda problem: order.index(problem.kind))}
 
@@ -66,25 +84,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("json_file", metavar="JSON")
-    parser.add_argument("image_root", metavar="IMAGES", help="the folder that file_name is relative to")
+    parser.add_argument(
+        "annotations", metavar="ANNOTATIONS", help="a JSON file, or a folder or list of VOC's"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="?", help="the folder of the images; VOC knows its own"
+    )
+    parser.add_argument(
+        "--train", metavar="ANNOTATIONS", help="of the training set, to match a test set's classes"
+    )
+    parser.add_argument("--crowds-as-objects", action="store_true", help="as dataset.crowds_as_objects=true")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")
-    parser.add_argument("--queries", type=int, metavar="N", help="name images with more boxes than N queries")
+    for name, number, what in (
+        ("queries", 60, "the queries of configs/custom/lors_custom.py"),
+        ("detections", 100, "which are evaluated"),
+    ):
+        text = f"name images with more boxes than N (default: {number}, {what})"
+        parser.add_argument(f"--{name}", type=int, default=number, metavar="N", help=text)
     args = parser.parse_args()
-    found = find_problems(args.json_file, args.image_root, args.queries)
+    found = find_problems(args)
     problems = found["problems"]
     if args.json:
         counts = Counter(problem.kind for problem in problems)
-        listed = [{**problem._asdict(), "fixed": problem.fixed} for problem in problems]
+        listed = [{**problem._asdict(), "done": problem.done} for problem in problems]
         text = json.dumps({**found, "counts": counts, "problems": listed}, indent=1) + "\n"
     else:
         text = "{images} images, {annotations} annotations, {categories} categories, ".format(**found)
         text += f"problems: {len(problems)}\n"
-        text += "\n" + as_text(args.json_file, problems) if problems else ""
+        text += "\n" + as_text(args.annotations, problems) if problems else ""
     sys.stdout.write(text)
-    errors = sum(not problem.fixed for problem in problems)
+    errors = sum(problem.done == ERROR for problem in problems)
     if errors:
-        raise ValueError(f"{args.json_file}: {errors} errors, which training and evaluation cannot work with")
+        raise UserError(
+            f"{args.annotations}: {errors} errors, which training and evaluation cannot work with"
+        )
 
 
 if __name__ == "__main__":

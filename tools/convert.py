@@ -14,6 +14,8 @@ import argparse
 import sys
 
 from lors.checkpoints import convert, read, to_released, weights_of, write
+from lors.checkpoints.about import about_of
+from lors.errors import UserError
 from lors.training.errors import one_line_errors
 
 
@@ -32,11 +34,11 @@ def main() -> None:
         if args.to == "released":
             write(args.out, {"state_dict": to_released(weights), "meta": {}})
         else:
-            write(args.out, {"model": weights})
-    except ValueError as error:
-        raise ValueError(f"{args.source}: {error}") from error
+            write(args.out, {"model": weights, "about": about_of(content, kind, weights)})
+    except UserError as error:
+        raise UserError(f"{args.source}: {error}") from error
     sys.stdout.write(f"{args.source}: {kind}, {len(weights)} tensors\n")
-    sys.stdout.write(f"not used: {', '.join(unused) or 'nothing'}\n{args.out}: written\n")
+    sys.stdout.write(f"not used: {', '.join(unused) or 'none'}\n{args.out}: written\n")
 
 
 if __name__ == "__main__":

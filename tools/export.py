@@ -20,12 +20,19 @@ import os
 import sys
 from collections.abc import Sequence
 
+from omegaconf import DictConfig
+
 from lors.checkpoints import load_detector
+from lors.checkpoints.about import resizes
 from lors.export import OUTPUTS, export
 from lors.training.errors import one_line_errors
 
-# The largest image of COCO's evaluation at a short side of 800, padded.
-HEIGHT, WIDTH = 800, 1344
+
+def _largest(cfg: DictConfig) -> tuple[int, int]:
+    """Height and width of the largest wide image in evaluation, padded; COCO's where it is not resized."""
+    sizes = [(step.short_edge_length, step.max_size) for step in resizes(cfg)] or [(800, 1333)]
+    stride = max(cfg.model.decoder.strides)
+    return tuple(-(-side // stride) * stride for side in sizes[0])
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,8 +41,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the detector")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of that config")
-    parser.add_argument("--height", type=int, help=f"of every image (default: {HEIGHT})")
-    parser.add_argument("--width", type=int, help=f"of every image (default: {WIDTH})")
+    parser.add_argument("--height", type=int, help="of every image (default: the config's test size)")
+    parser.add_argument("--width", type=int, help="of every image (default: the config's test size)")
     parser.add_argument(
         "--dynamic", action="store_true", help="any height and width of more than the largest stride"
     )
@@ -53,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Its optimiser warns of every step that it leaves out.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     cfg, model = load_detector(args.config_file, args.weights, args.opts)
-    size = None if args.dynamic else (args.height or HEIGHT, args.width or WIDTH)
+    height, width = _largest(cfg)
+    size = None if args.dynamic else (args.height or height, args.width or width)
     export(model, args.output, size)
     height, width = size or ("H", "W")
     sys.stdout.write(

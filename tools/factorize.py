@@ -14,13 +14,14 @@ import argparse
 import logging
 import sys
 
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
 from tabulate import tabulate
 
 from lors import factorize
-from lors.checkpoints import load_detector, write
-from lors.training.errors import one_line_errors
-from lors.training.overrides import apply_overrides
+from lors.checkpoints import load_config, load_detector, write
+from lors.errors import UserError
+from lors.training.errors import config_errors, one_line_errors
 
 
 @one_line_errors()
@@ -35,12 +36,13 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    bank = apply_overrides(LazyConfig.load(args.config_file), args.opts).model.decoder.bank
+    bank = load_config(args.config_file, args.opts).model.decoder.bank
     if bank is None:
-        raise ValueError(f"{args.config_file}: its decoder has no bank to factorize into")
-    _, plain = load_detector(args.config_file, args.checkpoint, [*args.opts, "model.decoder.bank=null"])
-    lors, explained = factorize(plain, "decoder.stages", instantiate(bank.residual))
-    write(args.out, {"model": lors.state_dict()})
+        raise UserError(f"{args.config_file}: its decoder has no bank to factorize into")
+    cfg, plain = load_detector(args.config_file, args.checkpoint, [*args.opts, "model.decoder.bank=null"])
+    with config_errors():
+        lors, explained = factorize(plain, "decoder.stages", instantiate(bank.residual))
+    write(args.out, {"model": lors.state_dict(), "about": OmegaConf.to_container(cfg.about)})
     rows = [(row.name, row.layer, 100 * row.together, 100 * row.shared, 100 * row.alone) for row in explained]
     headers = ("weight", "stage", "shared + residual, %", "mean alone, %", "residual alone, %")
     sys.stdout.write(f"{tabulate(rows, headers, floatfmt='.1f')}\n{args.out}: written\n")

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from omegaconf import OmegaConf
+
 from lors import merge
 from lors.checkpoints import load_detector, write
 from lors.complexity import parameters
@@ -28,9 +30,9 @@ def main() -> None:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="overrides, as for train_net.py")
     args = parser.parse_args()
-    _, model = load_detector(args.config_file, args.checkpoint, args.opts)
+    cfg, model = load_detector(args.config_file, args.checkpoint, args.opts)
     merged = merge(model)
-    write(args.out, {"model": merged.state_dict()})
+    write(args.out, {"model": merged.state_dict(), "about": OmegaConf.to_container(cfg.about)})
     before, after = (parameters(m) / 1e6 for m in (model, merged))
     sys.stdout.write(f"{args.out}: {after:.1f} M parameters, merged from {before:.1f} M\n")
 

@@ -6,15 +6,16 @@
     python tools/predict.py --config-file ... --weights ... folder --json found.json train.device=cpu
 
 An image is a file, a folder (the images in it, not in folders below) or a glob in quotes. KEY=VALUE overrides
-the config as for train_net.py; a dataset of your own names its classes by dataset.train_json=... and
-dataset.train_images=... as in training. Images are prepared as the config's test loader prepares them.
+the config as for train_net.py. Classes, and how images are prepared, are what the checkpoint says or, of an
+older one, the config's.
 
 --output gets a picture for each image, named as the image is below the folder that all of them share.
 --json gets COCO's results format, [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels,
 "score"}], and in each "file_name". An image_id is the image's place, from 0, among all images sorted by path.
-A category_id is that of the config's training dataset or, where it is not at hand, the class index, from 0.
+A category_id is that of the training dataset or, where it is not known, the class index, from 0.
 
-An image that cannot be read is named on stderr and left out. Exits with 1 if none could be read.
+An image that cannot be read is named on stderr and left out, and files of a folder that are no images are
+counted. Exits with 1 if none could be read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from typing import Any, Callable
 
 import torch
 from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from omegaconf import DictConfig
 from PIL import Image
@@ -40,32 +40,36 @@ from tqdm import tqdm
 
 from lors import merge
 from lors.checkpoints import load_detector
-from lors.data import num_classes
+from lors.data.classes import classes_of
 from lors.data.images import BadImage, read_image
-from lors.training.errors import EXPECTED, one_line_errors
+from lors.errors import UserError
+from lors.training.errors import MENDABLE, config_errors, one_line_errors
 from lors.training.files import replacing
 from lors.visualize import draw_detections, save
 
 logger = logging.getLogger("lors")
 
-# What is an image in a folder; all of these can be written too.
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What is an image in a folder, and what of these can be written too.
+READABLE, WRITABLE = (
+    {extension for extension, name in Image.registered_extensions().items() if name in formats}
+    for formats in (Image.OPEN, Image.SAVE)
+)
 
 
 def find_images(arguments: Iterable[str]) -> list[str]:
     """The image files that files, folders and globs stand for, sorted, each once.
 
     Raises:
-        FileNotFoundError: nothing matches one of them.
+        UserError: nothing matches one of them.
     """
     found: dict[str, str] = {}
     for argument in arguments:
         matches = [argument] if os.path.exists(argument) else glob.glob(argument, recursive=True)
         if not matches:
-            raise FileNotFoundError(f"{argument}: no such file or folder, and no glob that matches one")
+            raise UserError(f"{argument}: no such file or folder, and no glob that matches one")
         images = [image for match in matches for image in _images_in(match)]
         if not images:
-            raise FileNotFoundError(f"{argument}: no images there ({' '.join(EXTENSIONS)})")
+            raise UserError(f"{argument}: no images there ({' '.join(sorted(READABLE))})")
         for image in images:
             found.setdefault(os.path.abspath(image), image)
     return [image for _, image in sorted(found.items())]
@@ -74,15 +78,25 @@ def find_images(arguments: Iterable[str]) -> list[str]:
 def _images_in(path: str) -> list[str]:
     if not os.path.isdir(path):
         return [path]
-    files = glob.glob(os.path.join(glob.escape(path), "*"))
-    return [file for file in files if file.lower().endswith(EXTENSIONS) and os.path.isfile(file)]
+    files = [file for file in glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isfile(file)]
+    images = [file for file in files if _extension(file) in READABLE]
+    if others := {file: None for file in files if file not in set(images)}:
+        kinds = ", ".join(sorted({_extension(file) or "none" for file in others}))
+        sys.stderr.write(
+            f"left out: {len(others)} files of {path} that are no images, by their extensions: {kinds}\n"
+        )
+    return images
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def name_pictures(images: Sequence[str], folder: str) -> list[Path]:
     """For each of `find_images`, the file in `folder` that its picture goes to; no two are the same.
 
     Raises:
-        ValueError: one of them is one of the images.
+        UserError: one of them is one of the images.
     """
     paths = [os.path.abspath(image) for image in images]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -91,29 +105,30 @@ def name_pictures(images: Sequence[str], folder: str) -> list[Path]:
     for path in paths:
         name = os.path.relpath(path, shared)
         # The extension says what format to write.
-        if not name.lower().endswith(EXTENSIONS):
+        if _extension(name) not in WRITABLE:
             name += ".png"
         while Path(folder, name) in pictures:
             name += ".png"
         if os.path.realpath(os.path.join(folder, name)) in sources:
-            raise ValueError(f"--output {folder}: {path} is there; its picture would take its place")
+            raise UserError(f"--output {folder}: {path} is there; its picture would take its place")
         pictures[Path(folder, name)] = None
     return list(pictures)
 
 
 def find_classes(cfg: DictConfig, number: int) -> tuple[list[str], list[int]]:
-    """Name and category id of each of the model's classes, from the config's dataset or else the numbers."""
+    """Name and category id of each of the model's classes: the checkpoint's, the config's or else numbers."""
+    if names := cfg.get("about", {}).get("names"):
+        return list(names), list(cfg.about.ids)
     try:
-        dataset = instantiate(cfg.dataloader.train.dataset.names)
-        if num_classes(dataset) != number:
-            raise ValueError(f"dataset {dataset} has {num_classes(dataset)} classes, the model {number}")
+        with config_errors():
+            classes = classes_of(instantiate(cfg.dataloader.train.dataset.names))
+        if len(classes.names) != number:
+            raise UserError(f"the config's dataset has {len(classes.names)} classes, the model {number}")
     # ImportError: the digits are made on first use, with scikit-learn.
-    except (*EXPECTED, ImportError) as error:
-        logger.warning("Classes are numbers, not names: %s", error)
+    except (*MENDABLE, ImportError) as error:
+        logger.warning("The checkpoint does not name its classes: they are numbers. %s", error)
         return [str(i) for i in range(number)], list(range(number))
-    metadata = MetadataCatalog.get(dataset)
-    ids = {index: category for category, index in metadata.thing_dataset_id_to_contiguous_id.items()}
-    return metadata.thing_classes, [ids[i] for i in range(number)]
+    return classes
 
 
 def read(file_name: str, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[Image.Image, dict]:
@@ -167,9 +182,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if not 0 <= args.threshold <= 1:
-        raise ValueError(f"--threshold {args.threshold:g}: must be from 0 to 1")
+        raise UserError(f"--threshold {args.threshold:g}: must be from 0 to 1")
     if args.json and os.path.isdir(args.json):
-        raise IsADirectoryError(f"--json {args.json}: is a folder")
+        raise UserError(f"--json {args.json}: is a folder")
     folder = args.output or (None if args.json else os.path.join("output", "predictions"))
     images = find_images(args.images)
     pictures = name_pictures(images, folder) if folder else [None] * len(images)

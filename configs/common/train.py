@@ -5,11 +5,13 @@ import torch
 train = dict(
     output_dir="./output",
     init_checkpoint="",
+    factorize=False,  # makes a plain init_checkpoint the nearest weights that a LORS decoder can share
     epochs=None,
-    # In iterations. Where None: all the epochs, and once an epoch.
-    max_iter=None,
-    eval_period=None,
-    checkpointer=dict(period=None, max_to_keep=3),
+    # In iterations: all the epochs, and once an epoch. What is written here is COCO's, for other programs;
+    # train_net.py counts the training set.
+    max_iter="${lors.coco_iterations:${train.epochs},${dataloader.train.total_batch_size}}",
+    eval_period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}",
+    checkpointer=dict(period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}", max_to_keep=3),
     log_period=20,
     seed=-1,  # negative: another one each time
     amp=dict(enabled=False, precision="float16"),  # or "bfloat16"

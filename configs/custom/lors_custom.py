@@ -1,15 +1,15 @@
-"""A dataset of your own in COCO format, from scratch, on one GPU or none.
+"""A dataset of your own in COCO or Pascal VOC format, from scratch or fine-tuned, on one GPU or none.
 
     python train_net.py --config-file configs/custom/lors_custom.py \
         dataset.train_json=... dataset.train_images=... dataset.test_json=... dataset.test_images=...
 
-The number of classes and their names come from the training JSON.
+The number of classes and their names come from the training annotations.
 """
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 
-from lors.data import RandomChoice, num_classes, register_coco
+from lors.data import RandomChoice, num_classes, register_split
 
 from ..common.data.coco import dataloader
 from ..common.models.small import model
@@ -17,19 +17,20 @@ from ..common.models.small import small_bank as _bank
 from ..digits.lors_digits import lr_multiplier, optimizer, train
 
 dataset = dict(
+    # A COCO JSON file and its folder of images; or a folder of VOC's XML files or an
+    # ImageSets/Main/train.txt, which need no train_images.
     train_json="",
     train_images="",
     test_json="",
     test_images="",
+    val_fraction=0.0,  # of the training images, to test on where there is no test_json
+    val_seed=0,
+    crowds_as_objects=False,  # where a tool wrote "iscrowd": 1 for every mask
     vertical_flip=0.0,  # the chance of one in training; 0.5 where images have no up side
 )
 
-dataloader.train.dataset.names = L(register_coco)(
-    json_file="${dataset.train_json}", image_root="${dataset.train_images}"
-)
-dataloader.test.dataset.names = L(register_coco)(
-    json_file="${dataset.test_json}", image_root="${dataset.test_images}"
-)
+dataloader.train.dataset.names = L(register_split)(split="train", dataset="${dataset}")
+dataloader.test.dataset.names = L(register_split)(split="test", dataset="${dataset}")
 
 
 def _resize(*short_edges):

@@ -71,7 +71,8 @@ class COCOEvaluator:
     The detections go to coco_instances_results.json in `output_dir`.
     """
 
-    def __init__(self, dataset_name: str, *, output_dir: str) -> None:
+    def __init__(self, dataset_name: str, *, output_dir: str, max_dets_per_image: int = 100) -> None:
+        self._limit = max_dets_per_image
         self._metadata = MetadataCatalog.get(dataset_name)
         self._output_dir = output_dir
         self._coco = read_coco(self._metadata.json_file)
@@ -107,6 +108,7 @@ class COCOEvaluator:
             return dict.fromkeys(metrics, float("nan"))
         with contextlib.redirect_stdout(io.StringIO()):
             coco_eval = COCOeval(self._coco, self._coco.loadRes(self._detections), "bbox")
+            coco_eval.params.maxDets = [1, 10, self._limit]
             coco_eval.evaluate()
             coco_eval.accumulate()
         # Axes: IoU threshold 0.5 to 0.95, recall, class, area (all, s, m, l), number of detections.

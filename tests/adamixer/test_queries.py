@@ -32,3 +32,10 @@ def test_only_the_content_is_learned_and_starts_as_a_standard_normal():
     assert abs(queries.content.mean()) < 0.02 and abs(queries.content.std() - 1) < 0.02
     _, xyzr = queries([(10, 20)])
     assert not xyzr.requires_grad
+
+
+def test_sizes_of_images_may_be_tensors_as_under_tracing():
+    queries = Queries(3, 8)
+    sizes = [(48, 96), (64, 32)]
+    for made, expected in zip(queries([torch.tensor(size) for size in sizes]), queries(sizes)):
+        assert torch.equal(made, expected)

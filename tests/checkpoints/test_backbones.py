@@ -15,6 +15,7 @@ from lors.checkpoints import Checkpointer
 from lors.checkpoints.backbones import from_backbone
 
 IMAGE = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)
+ABOUT = {"names": ["one", "two", "three"], "ids": [1, 2, 3]}
 RESNET_OUTPUTS = ["res2", "res3", "res4", "res5"]
 
 
@@ -149,6 +150,17 @@ def test_what_has_no_place_is_named():
         from_backbone({"encoder.weight": torch.ones(1)})
 
 
+def test_a_backbone_under_the_name_of_a_detectors(tiny_model):
+    theirs = theirs_resnet().state_dict()
+    _, alone, _ = from_backbone(theirs)
+    prefixed = {f"backbone.{name}": tensor for name, tensor in theirs.items() if not name.startswith("fc.")}
+    kind, converted, unused = from_backbone({**prefixed, "head.fc.weight": torch.ones(1)})
+    assert kind == "ResNet of torchvision or timm" and unused == ["head.fc.weight"]
+    assert converted.keys() == alone.keys() and all(torch.equal(t, alone[n]) for n, t in converted.items())
+    ours = {n: t for n, t in tiny_model().state_dict().items() if n.startswith("backbone.")}
+    assert from_backbone(ours)[1].keys() == ours.keys()
+
+
 def test_a_file_of_the_zoo_loads_into_a_detector(tiny_model, tmp_path):
     model = tiny_model()
     weights = {
@@ -162,7 +174,7 @@ def test_a_file_of_the_zoo_loads_into_a_detector(tiny_model, tmp_path):
     }
     path = tmp_path / "R-8.pkl"
     path.write_bytes(pickle.dumps({**content, "matching_heuristics": True}, protocol=2))
-    Checkpointer(model, backbone_alone=True).load(str(path))
+    Checkpointer(model, about=ABOUT).load(str(path))
     for name, array in weights.items():
         assert (model.state_dict()[f"backbone.{name}"].numpy() == array).all()
 
@@ -172,7 +184,7 @@ def test_a_backbone_that_lacks_a_tensor_or_has_one_too_many_is_refused(tiny_mode
     path = str(tmp_path / "weights.pth")
     torch.save({n: t for n, t in state.items() if n != "backbone.res3.0.conv1.weight"}, path)
     with pytest.raises(ValueError, match="checkpoint lacks.*backbone.res3.0.conv1.weight"):
-        Checkpointer(tiny_model(), backbone_alone=True).load(path)
+        Checkpointer(tiny_model(), about=ABOUT).load(path)
     torch.save({**state, "backbone.res3.1.conv1.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="model lacks.*backbone.res3.1.conv1.weight"):
-        Checkpointer(tiny_model(), backbone_alone=True).load(path)
+        Checkpointer(tiny_model(), about=ABOUT).load(path)

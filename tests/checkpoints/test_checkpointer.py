@@ -6,8 +6,14 @@ import pytest
 import torch
 from conftest import build_tiny_bank
 
-from lors.checkpoints import Checkpointer
+from lors import merge
+from lors.checkpoints import Checkpointer, read, weights_of, write
+from lors.checkpoints.about import about_of
+from lors.errors import UserError
 from lors.sharing import Bank, LowRank
+
+ABOUT = {"names": ["one", "two", "three"], "ids": [1, 2, 3]}
+HEAD = "decoder.stages.1.classify.3"
 
 
 def save(tensors: dict[str, torch.Tensor], folder) -> str:
@@ -45,7 +51,7 @@ def test_missing_tensors_are_named_and_counted(tiny_model, tmp_path):
     gone = sorted(name for name in tensors if name.startswith("decoder.stages.1."))
     path = save({name: tensor for name, tensor in tensors.items() if name not in gone}, tmp_path)
     with pytest.raises(ValueError) as raised:
-        Checkpointer(tiny_model(), backbone_alone=True).load(path)
+        Checkpointer(tiny_model(), about=ABOUT).load(path)
     assert gone[0] in str(raised.value) and f"{len(gone) - 4} more" in str(raised.value)
 
 
@@ -56,7 +62,7 @@ def test_a_backbone_alone_is_taken_only_where_that_is_asked(tiny_model, tmp_path
         Checkpointer(tiny_model()).load(path)
     model = tiny_model()
     rest = {n: t.clone() for n, t in model.state_dict().items() if n not in tensors}
-    Checkpointer(model, backbone_alone=True).load(path)
+    Checkpointer(model, about=ABOUT).load(path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, tensors[name] if name in tensors else rest[name])
 
@@ -65,12 +71,12 @@ def test_a_file_with_nothing_of_the_model_is_refused(tiny_model, tmp_path):
     path = save({"encoder.weight": torch.ones(3)}, tmp_path)
     for allowed in (False, True):
         with pytest.raises(ValueError, match=r"weights.pth: no backbone: looked for .*found encoder.weight"):
-            Checkpointer(tiny_model(), backbone_alone=allowed).load(path)
+            Checkpointer(tiny_model(), about=ABOUT if allowed else None).load(path)
 
 
 def one_line(model, path: str) -> str:
     with pytest.raises(ValueError) as raised:
-        Checkpointer(model, backbone_alone=True).load(path)
+        Checkpointer(model, about=ABOUT).load(path)
     message = str(raised.value)
     assert "\n" not in message and len(message) < 500
     return message
@@ -80,7 +86,7 @@ def test_a_plain_checkpoint_is_none_of_lors(tiny_model, tmp_path):
     model = tiny_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     message = one_line(model, save(tiny_model(None).state_dict(), tmp_path))
-    assert "decoder.stages.0.mixing" in message and "factorize" in message
+    assert "train.factorize=true" in message
     assert not model.decoder.stages[0].mixing.channel._parameters
     # Nothing of the file is in the layers that pull.
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if ".bank." in n)
@@ -104,3 +110,129 @@ def test_a_download_that_fails_is_named(tiny_model, tmp_path, monkeypatch):
     address = "http://localhost:1/weights.pth"
     with pytest.raises(OSError, match=f"{address} cannot be downloaded: .*refused"):
         Checkpointer(tiny_model()).load(address)
+
+
+# Fine-tuning
+
+
+def trained(model, folder, names=ABOUT["names"], name="weights.pth"):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    write(str(folder / name), {"model": model.state_dict(), "about": {"names": names, "ids": [1, 2, 3]}})
+    return str(folder / name)
+
+
+def start(path, model, names, **more):
+    """The model's state before and after it has started from a file."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Checkpointer(model, about={"names": names, "ids": list(range(len(names)))}, **more).load(path)
+    return before, model.state_dict()
+
+
+@pytest.mark.parametrize("extension", ["pth", "safetensors"])
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize(
+    "names", [["three", "four", "one"], ["two"], ["four", "five", "six", "seven"]], ids=str
+)
+def test_rows_of_classes_with_the_same_name_are_kept(names, merged, extension, tiny_model, tmp_path, caplog):
+    caplog.set_level("INFO")
+    theirs = tiny_model()
+    path = trained(merge(theirs) if merged else theirs, tmp_path, name=f"weights.{extension}")
+    given = weights_of(read(path))
+    before, after = start(path, tiny_model(None if merged else "lors", num_classes=len(names)), names)
+    for name, tensor in after.items():
+        if not name.endswith(("classify.3.weight", "classify.3.bias")):
+            assert torch.equal(tensor, given[name]), name
+        else:
+            for i, one in enumerate(names):
+                place = ABOUT["names"].index(one) if one in ABOUT["names"] else None
+                assert torch.equal(tensor[i], before[name][i] if place is None else given[name][place])
+    (line,) = [record.message for record in caplog.records if record.message.startswith("Classes")]
+    kept, new = line.partition(" New")[::2]
+    assert all((name in new) == (name not in ABOUT["names"]) for name in names)
+    assert all((name in kept) == (name in ABOUT["names"]) for name in names)
+
+
+def test_the_same_classes_in_the_same_order_are_loaded_whole(tiny_model, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = trained(tiny_model(), tmp_path)
+    _, after = start(path, tiny_model(), ABOUT["names"])
+    assert torch.equal(after[f"{HEAD}.weight"], weights_of(read(path))[f"{HEAD}.weight"])
+    assert "Classes" not in caplog.text
+
+
+def test_a_file_that_names_no_classes(tiny_model, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = save(tiny_model().state_dict(), tmp_path)
+    given = weights_of(read(path))
+    _, after = start(path, tiny_model(), ["a", "b", "c"])
+    assert torch.equal(after[f"{HEAD}.weight"], given[f"{HEAD}.weight"])
+    before, after = start(path, tiny_model(num_classes=2), ["a", "b"])
+    assert torch.equal(after[f"{HEAD}.weight"], before[f"{HEAD}.weight"])
+    assert "not named" in caplog.text and "New, not yet trained: a; b" in caplog.text
+
+
+def test_other_classes_are_none_to_resume_from(tiny_model, tmp_path):
+    Checkpointer(tiny_model(), str(tmp_path), about=ABOUT).save("model_0000001")
+    other = {"names": ["one", "three", "two"], "ids": [1, 2, 3]}
+    with pytest.raises(
+        UserError, match="--resume: the checkpoint's classes are one; two; three, .*one; three; two"
+    ):
+        Checkpointer(tiny_model(), str(tmp_path), about=other).resume_or_load("")
+    Checkpointer(tiny_model(), str(tmp_path), about=ABOUT).resume_or_load("")
+
+
+def test_a_plain_detector_starts_one_that_shares(tiny_model, tmp_path):
+    model = tiny_model()
+    path = trained(merge(model), tmp_path, ["three", "two", "one"])
+    recipe = {name: LowRank(2) for name in ("channel", "spatial", "output")}
+    lors = tiny_model(Bank(recipe))
+    given = weights_of(read(path))
+    _, after = start(path, lors, ["one", "four", "three"], residual=recipe)
+    assert torch.equal(after[f"{HEAD}.weight"][[0, 2]], given[f"{HEAD}.weight"][[2, 0]])
+    shared = merge(lors).state_dict()["decoder.stages.0.mixing.output.weight"]
+    name = "decoder.stages.0.mixing.output.weight"
+    assert (shared - given[name]).norm() < 0.9 * given[name].norm()
+    with pytest.raises(UserError, match="train.factorize=true"):
+        start(path, tiny_model(Bank(recipe)), ["one"] * 3)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "ema_", "ema_model.module."]
+)
+def test_names_that_wrappers_gave(prefix, tiny_model, tmp_path):
+    model = tiny_model()
+    path = save({prefix + name: tensor for name, tensor in model.state_dict().items()}, tmp_path)
+    other = tiny_model()
+    Checkpointer(other).load(path)
+    assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_a_compiled_part_and_averages_beside_the_weights(tiny_model, tmp_path):
+    model, other = tiny_model(), tiny_model()
+    tensors = {n.replace("decoder.", "decoder._orig_mod."): t for n, t in model.state_dict().items()}
+    averages = {f"ema_{n.replace('.', '_')}": t + 1.0 for n, t in model.state_dict().items()}
+    Checkpointer(other).load(save({**tensors, **averages}, tmp_path))
+    assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_what_files_of_others_say_of_their_classes(tiny_model):
+    names = tuple(f"c{i}" for i in range(3))
+    weights = tiny_model().state_dict()
+    assert about_of({"meta": {"CLASSES": names}}, "", weights)["names"] == list(names)
+    assert about_of({"meta": {"dataset_meta": {"classes": names}}}, "", weights)["names"] == list(names)
+    assert about_of({"meta": {"epoch": 1}}, "", weights) == {"number": 3}
+    about = about_of({}, "LORS of its authors", tiny_model(num_classes=80).state_dict())
+    assert about["names"][:2] == ["person", "bicycle"] and about["ids"][-1] == 90
+
+
+def test_written_files_hold_no_more_than_their_tensors(tmp_path):
+    part, other = torch.zeros(1000, 1000)[:1, :2], tmp_path / "other"
+    other.touch()
+    for extension in ("pth", "safetensors"):
+        path = tmp_path / f"a.{extension}"
+        write(str(path), {"model": {"a": part}, "about": ABOUT})
+        assert path.stat().st_size < 10_000
+        assert path.stat().st_mode == other.stat().st_mode
+        assert read(str(path))["about"] == ABOUT

@@ -8,10 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from detectron2.config import LazyConfig
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from lors.data.check import KINDS, Problem, check, check_image, check_records, mends, read_json, summarise
+from lors.data import check_records
+from lors.data.check import ERROR, KINDS, NOTED, check, summarise
+from lors.data.classes import Classes, match
+from lors.data.coco import check_image
+from lors.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 NAN, INF = float("nan"), float("inf")
@@ -26,8 +32,8 @@ def dataset(*annotations, **lists):
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in (1, 2)],
         "categories": [{"id": 7, "name": "seven"}, {"id": 90, "name": "ninety"}],
-        # so that each image has a box
-        "annotations": [annotation(50), annotation(51, image_id=2), *annotations],
+        # so that each image and each class has a box
+        "annotations": [annotation(50), annotation(51, image_id=2, category_id=90), *annotations],
         **lists,
     }
 
@@ -47,23 +53,78 @@ FOUND = {
             annotation(1, image_id="a", segmentation=[[1, 2, 3, 4, 5, 6]]),
             annotation(2, image_id="a", iscrowd=1, segmentation={"size": [80, 100], "counts": [1, 2]}),
             images=[{**IMAGE, "id": "a"}],
-            annotations=[annotation(1, image_id="a"), annotation(2, image_id="a", iscrowd=1)],
+            annotations=[
+                annotation(1, image_id="a"),
+                annotation(2, image_id="a", category_id=90),
+                annotation(3, image_id="a", iscrowd=1),
+            ],
         ),
         {},
     ),
     "rounded coordinates": (dataset(annotation(1, (-0.4, -0.4, 100.9, 80.9))), {}),
     "a list": ([], {"not_coco": ["file", "file"]}),
     "no images": (dataset(images=[]), {"not_coco": ["file"]}),
+    "long ids": (
+        dataset(
+            images=[{**IMAGE, "id": 1234567890123456789}, {**IMAGE, "id": 2**63}],
+            annotations=[
+                annotation(1, image_id=1234567890123456789),
+                annotation(2, image_id=1234567890123456789, category_id=90),
+            ],
+        ),
+        {"wrong_type": ["images[1]"]},
+    ),
+    "ids of another type": (
+        dataset(
+            annotation(1, image_id="1"),
+            annotation(2, image_id=2.0),
+            annotation(3, category_id="7"),
+            annotation(4, category_id=90.0),
+            categories=[{"id": "7", "name": "seven"}, {"id": 90.0, "name": "ninety"}],
+        ),
+        {"id_type": ["categories[0]", "categories[1]", *(f"annotation {i}" for i in (1, 2, 3, 4))]},
+    ),
+    "texts for numbers": (
+        dataset(
+            images=[{**IMAGE, "id": "007"}],
+            annotations=[annotation(1, image_id=7), annotation(2, image_id="007", category_id=90)],
+        ),
+        {"id_type": ["annotation 1"]},
+    ),
+    "no objects among the annotations": (
+        dataset(annotations=[5, "x"]),
+        {
+            "wrong_type": ["annotations[0]", "annotations[1]"],
+            "nothing_left": ["file"],
+            "no_boxes_at_all": ["file"],
+        },
+    ),
+    "all would be dropped": (
+        dataset(annotations=[annotation(i, image_id=9) for i in (1, 2)]),
+        {
+            "unknown_image": ["annotation 1", "annotation 2"],
+            "nothing_left": ["file"],
+            "no_boxes_at_all": ["file"],
+        },
+    ),
+    "one name twice": (
+        dataset(
+            annotation(1, category_id=91),
+            categories=[*dataset()["categories"], {"id": 91, "name": "seven"}],
+        ),
+        {"same_name": ["category 91"]},
+    ),
+    "a class of crowds": (
+        dataset(annotations=[annotation(1), annotation(2, image_id=2, category_id=90, iscrowd=1)]),
+        {"class_without_boxes": ["file"], "no_boxes": ["image 2"]},
+    ),
     "lists that are none": (
         dataset(images=3, categories=None, annotations="x"),
         {"not_coco": ["file"] * 3},
     ),
     "entries that are none": (
         {**dataset(), "images": [IMAGE, 5], "categories": [["a"]], "annotations": [annotation(1), None]},
-        {
-            "wrong_type": ["annotations[1]", "categories[0]", "images[1]"],
-            "unknown_category": ["annotation 1"],
-        },
+        {"wrong_type": ["annotations[1]", "categories[0]", "images[1]"]},
     ),
     "image fields": (
         dataset(
@@ -81,10 +142,13 @@ FOUND = {
             annotations=[annotation(i, image_id=i) for i in (1, 2, 3, 4, 5, 7, 8)]
             + [annotation(9, image_id="6")],
         ),
-        {"wrong_type": [f"image {i}" for i in range(2, 9)] + ["images[5]"]},
+        {"wrong_type": [f"image {i}" for i in range(2, 9)] + ["images[5]"], "class_without_boxes": ["file"]},
     ),
     "category fields": (
-        dataset(categories=[{"id": 7}, {"id": 8, "name": 8}, {"id": "9", "name": "nine"}]),
+        dataset(
+            annotations=[annotation(1), annotation(2, image_id=2, category_id=8)],
+            categories=[{"id": 7}, {"id": 8, "name": 8}, {"id": "x", "name": "nine"}],
+        ),
         {"wrong_type": ["categories[2]", "category 7", "category 8"]},
     ),
     "duplicate ids": (
@@ -94,8 +158,7 @@ FOUND = {
             categories=[*dataset()["categories"], {"id": 90, "name": "other"}],
         ),
         {
-            "duplicate_image": ["image 1"],
-            "duplicate_category": ["category 90"],
+            "duplicate_id": ["category 90", "image 1"],
             "annotation_id": ["annotations[2]"],
         },
     ),
@@ -111,7 +174,7 @@ FOUND = {
     ),
     "annotation fields": (
         dataset(
-            annotation(1, category_id="7"),
+            annotation(1, category_id="x"),
             annotation(2, image_id=None),
             annotation(3, iscrowd="no"),
             annotation(4, image_id=[1]),
@@ -120,7 +183,10 @@ FOUND = {
             annotation(7, category_id=10**400),
             annotation(8, ignore=None),
         ),
-        {"wrong_type": [f"annotation {i}" for i in range(1, 9)]},
+        {
+            "wrong_type": [f"annotation {i}" for i in range(1, 9)],
+            "unknown_category": ["annotation 1"],
+        },
     ),
     "not boxes": (
         dataset(
@@ -137,7 +203,7 @@ FOUND = {
         dataset(
             annotation(1, (NAN, 2, 3, 4)), annotation(2, (1, INF, 3, 4)), annotation(3, (1, 2, 3, 10**400))
         ),
-        {"not_finite": ["annotation 1", "annotation 2", "annotation 3"]},
+        {"not_a_box": ["annotation 1", "annotation 2", "annotation 3"]},
     ),
     "sizes of boxes": (
         dataset(annotation(1, (9, 9, -3, 4)), annotation(2, (9, 9, 0, 4)), annotation(3, (9, 9, 3, 1e-9))),
@@ -176,20 +242,31 @@ FOUND = {
     ),
     "ignored": (dataset(annotation(1, ignore=1), annotation(2, ignore=0)), {"ignore": ["annotation 1"]}),
     "images without boxes": (
-        dataset(annotations=[annotation(1, iscrowd=1)]),
-        {"only_crowds": ["image 1"], "no_boxes": ["image 2"]},
+        dataset(
+            annotation(3, image_id=3, iscrowd=1),
+            images=[{**IMAGE, "id": i} for i in (1, 2, 3, 4)],
+        ),
+        {"no_boxes": ["image 3", "image 4"]},
     ),
     "no boxes": (dataset(annotations=[]), {"no_boxes_at_all": ["file"]}),
+    "crowds alone": (
+        dataset(annotations=[annotation(1, iscrowd=1)]),
+        {"no_boxes_at_all": ["file"], "class_without_boxes": ["file"]},
+    ),
     "a test set": (without(dataset(), "annotations"), {"no_boxes_at_all": ["file"]}),
     "more boxes than queries": (
         dataset(annotation(1), annotation(2), annotation(3, iscrowd=1), annotation(4, image_id=2)),
         {"more_boxes_than_queries": ["image 1"]},
     ),
+    "more boxes than are counted": (
+        dataset(annotation(1), annotation(2), annotation(3, iscrowd=1), annotation(4, image_id=2)),
+        {"more_boxes_than_counted": ["image 1"]},
+    ),
     "all at once": (
         dataset(annotation(0, (NAN, 2, 3, 4), category_id=8, iscrowd=2, segmentation=[[]])),
         {
             "annotation_id": ["annotations[2]"],
-            "not_finite": ["annotations[2]"],
+            "not_a_box": ["annotations[2]"],
             "unknown_category": ["annotations[2]"],
             "wrong_type": ["annotations[2]"],
             "segmentation": ["annotations[2]"],
@@ -200,9 +277,12 @@ FOUND = {
 
 @pytest.mark.parametrize("content, expected", FOUND.values(), ids=FOUND.keys())
 def test_what_is_found(content, expected):
-    queries = 2 if "more_boxes_than_queries" in expected else None
+    limits = {}
+    for kind, limit in (("queries", "num_queries"), ("counted", "max_detections")):
+        if f"more_boxes_than_{kind}" in expected:
+            limits[limit] = 2
     found = {}
-    for problem in check(copy.deepcopy(content), queries):
+    for problem in check(copy.deepcopy(content), **limits):
         found.setdefault(problem.kind, []).append(problem.id)
         assert problem.reason and "\n" not in problem.reason
     assert {kind: sorted(ids) for kind, ids in found.items()} == {k: sorted(v) for k, v in expected.items()}
@@ -243,8 +323,7 @@ def test_mending():
         annotation(4, ignore=1, segmentation=[[]]),
         annotation(5, image_id=9),
     )
-    problems = check(content)
-    assert all(problem.fixed for problem in problems) and mends(problems)
+    assert all(problem.done not in (ERROR, NOTED) for problem in check(content))
     kept = content["annotations"]
     assert [a["id"] for a in kept] == [50, 51, 52, 2, 3, 53, 4]
     assert (kept[3]["bbox"], kept[3]["area"]) == ([0, 5, 30, 10], 300)
@@ -256,18 +335,84 @@ def test_mending():
 
 
 def test_a_good_dataset_is_left_alone():
-    content = dataset(annotations=[annotation(1), annotation(2, image_id=1)])
+    content = dataset(annotations=[annotation(1), annotation(2, category_id=90)])
     before = copy.deepcopy(content)
     problems = check(content)
-    assert summarise(problems) == "1 no_boxes (noted)"
-    assert content == before and not mends(problems)
+    assert summarise(problems) == "1 no_boxes (noted; image 2: 0 crowds)"
+    assert content == before
 
 
-def test_files_that_are_no_json(tmp_path):
-    for content in (b"", b"{", b"\xff\xfe", b"[" * 100_000):
-        (tmp_path / "x.json").write_bytes(content)
-        with pytest.raises(ValueError, match="x.json is not a JSON file"):
-            read_json(str(tmp_path / "x.json"))
+def test_shares_of_the_image_are_no_boxes_in_pixels():
+    boxes = [(x / 100, y / 80, (x1 - x) / 100, (y1 - y) / 80) for x, y, x1, y1 in BOXES]
+    wrong = dataset(annotations=[annotation(i, box) for i, box in enumerate(boxes, start=1)])
+    (problem,) = [p for p in check(wrong) if p.done == ERROR]
+    assert problem.kind == "looks_like_shares" and "21 of 21" in problem.reason
+    # Few small boxes in a corner are none.
+    content = dataset(annotation(1, (0.1, 0.2, 0.5, 0.7)))
+    assert check(content) == []
+
+
+def test_crowds_taken_as_objects():
+    content = dataset(annotations=[annotation(1), annotation(2, image_id=2, category_id=90, iscrowd=1)])
+    assert [p.kind for p in check(content, crowds_as_objects=True)] == ["crowd"]
+    assert [a["iscrowd"] for a in content["annotations"]] == [0, 0]
+
+
+TRAINED = Classes(["ninety", "seven"], [3, 5])
+
+
+def test_classes_are_matched_by_name():
+    content = dataset()
+    (problem,) = match(content, TRAINED)
+    assert problem.kind == "other_ids"
+    assert content["categories"] == [{"id": 3, "name": "ninety"}, {"id": 5, "name": "seven"}]
+    assert [a["category_id"] for a in content["annotations"]] == [5, 3]
+    assert match(content, TRAINED) == []
+
+
+def test_classes_that_a_model_does_not_have():
+    content = dataset(categories=[*dataset()["categories"], {"id": 91, "name": "spare"}])
+    assert {p.kind: "spare" in p.reason for p in match(content, TRAINED)} == {
+        "unused_class": True,
+        "other_ids": False,
+    }
+    assert len(content["categories"]) == 2
+    problems = match(dataset(), Classes(["seven"], [7]))
+    (problem,) = [p for p in problems if p.done == ERROR]
+    assert problem.kind == "unknown_class" and "'ninety'" in problem.reason and "'seven'" in problem.reason
+
+
+NAMES = {
+    "sub dir\\1.png": "sub dir/1.png",
+    "sub%20dir/1.png": "sub dir/1.png",
+    "C:\\Users\\me\\sub dir\\1.png": "sub dir/1.png",
+    "/home/me/data/sub dir/1.png": "sub dir/1.png",
+    "1.PNG": "1.png",
+    "images/1.png": "1.png",
+    "deep.png": "a/b/deep.png",
+    "cafe\u0301.png": "caf\u00e9.png",
+    "twice.png": None,
+    "nowhere.png": None,
+}
+
+
+@pytest.mark.parametrize("given, wanted", NAMES.items())
+def test_image_files_under_the_names_of_other_systems(tmp_path, given, wanted):
+    for name in ("1.png", "sub dir/1.png", "a/b/deep.png", "caf\u00e9.png", "c/twice.png", "d/twice.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    content = dataset(
+        annotations=[annotation(1), annotation(2, category_id=90)], images=[{**IMAGE, "file_name": given}]
+    )
+    (problem,) = check(content, str(tmp_path))
+    assert problem.kind == ("file_name" if wanted else "missing_image")
+    assert content["images"][0]["file_name"] == (wanted or given)
+
+
+def test_several_names_of_one_file_are_not_mended(tmp_path):
+    (tmp_path / "1.png").touch()
+    content = dataset(images=[{**IMAGE, "id": i, "file_name": f"{i}/1.png"} for i in (1, 2)])
+    assert [p.kind for p in check(content, str(tmp_path))] == ["missing_image"] * 2
 
 
 def test_image_files(tmp_path):
@@ -279,10 +424,10 @@ def test_image_files(tmp_path):
         None,
         ("image_size", "image 2"),
         ("bad_image", "image 3"),
-        ("missing_image", "image 4"),
+        None,
     ]
-    for i, problem in enumerate(found[1:], start=2):
-        assert f"{i}.png" in problem.reason and not problem.fixed
+    for i, problem in enumerate(found[1:3], start=2):
+        assert f"{i}.png" in problem.reason and problem.done == ERROR
     # `check` names these.
     assert check_image({"id": 1, "file_name": "1.png", "width": "100"}, str(tmp_path)) is None
     assert check_image(5, str(tmp_path)) is check_image({"id": 1}, str(tmp_path)) is None
@@ -290,7 +435,16 @@ def test_image_files(tmp_path):
 
 def test_every_kind_is_tested():
     tested = {kind for _, expected in FOUND.values() for kind in expected}
-    assert tested | {"looks_like_xyxy", "image_size", "bad_image", "missing_image"} == set(KINDS)
+    elsewhere = {
+        "looks_like_xyxy",
+        "looks_like_shares",
+        "image_size",
+        "bad_image",
+        "missing_image",
+        "file_name",
+    }
+    elsewhere |= {"crowd", "other_ids", "unknown_class", "unused_class", "encoding"}
+    assert tested | elsewhere == set(KINDS)
 
 
 # The command
@@ -326,11 +480,11 @@ def test_the_command_lists_and_counts(folder):
     assert_one_line(result, "2 errors")
     lines = result.stdout.splitlines()
     assert lines[0] == "2 images, 33 annotations, 2 categories, problems: 33"
-    assert f"{json_file}: annotation 1: not_finite: bbox is [nan, 2, 3, 4]" in lines
+    assert any(f"{json_file}: annotation 1: not_a_box: " in line for line in lines)
     assert f"{json_file}: 10 more annotation_id" in lines
     assert any("image 2: missing_image" in line for line in lines)
     assert [line.split()[:3] for line in lines[-4:]] == [
-        ["not_finite", "1", "error"],
+        ["not_a_box", "1", "error"],
         ["missing_image", "1", "error"],
         ["annotation_id", "30", "numbered"],
         ["more_boxes_than_queries", "1", "noted"],
@@ -345,10 +499,26 @@ def test_the_command_as_json(folder):
         "annotations": 3,
         "categories": 2,
         "problems": [
-            {"kind": "no_area", "id": "annotation 1", "reason": "bbox is [9, 9, 0, 4]", "fixed": True}
+            {"kind": "no_area", "id": "annotation 1", "reason": "bbox is [9, 9, 0, 4]", "done": "dropped"}
         ],
         "counts": {"no_area": 1},
     }
+
+
+def test_the_command_says_what_training_says(folder, tmp_path):
+    crowded = dataset(*(annotation(i) for i in range(100, 200)))
+    json_file, images = folder(crowded)
+    fewer = dataset(categories=[{"id": 1, "name": "ninety"}], annotations=[annotation(1, category_id=1)])
+    (tmp_path / "val.json").write_text(json.dumps(fewer))
+    found = json.loads(command(json_file, images, "--json").stdout)["counts"]
+    assert found == {"more_boxes_than_queries": 1, "more_boxes_than_counted": 1}
+    result = command(tmp_path / "val.json", images, "--train", json_file, "--json")
+    assert json.loads(result.stdout)["counts"] == {"other_ids": 1, "no_boxes": 1, "class_without_boxes": 1}
+    # Its defaults are those of the config that people train with.
+    cfg = LazyConfig.load(str(ROOT / "configs/custom/lors_custom.py"))
+    said = command("--help").stdout
+    for number in (cfg.model.queries.num_queries, cfg.dataloader.evaluator.max_dets_per_image):
+        assert f"(default: {number}," in said
 
 
 @pytest.mark.parametrize("missing", ["json", "folder"])
@@ -361,45 +531,44 @@ def test_the_command_without_files(folder, missing):
 # Dataset dicts
 
 
-def record(folder, number, *boxes, name="1.png"):
-    annotations = [{"bbox": list(b), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0} for b in boxes]
-    return {
-        "file_name": str(folder / name),
-        "image_id": number,
-        "width": 9,
-        "height": 9,
-        "annotations": annotations,
-    }
-
-
-def test_records(tmp_path, caplog):
+@pytest.fixture
+def record(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
-    good = record(tmp_path, 1, (1, 2, 3, 4))
+    DatasetCatalog.register("d", list)
+    MetadataCatalog.get("d").thing_classes = ["one"]
+
+    def make(*boxes, name="1.png", mode=BoxMode.XYWH_ABS):
+        annotations = [{"bbox": list(b), "bbox_mode": mode, "category_id": 0} for b in boxes]
+        return {"file_name": str(tmp_path / name), "width": 9, "height": 9, "annotations": annotations}
+
+    yield make
+    DatasetCatalog.remove("d")
+    MetadataCatalog.remove("d")
+
+
+def test_records(record, caplog):
     caplog.set_level(logging.WARNING)
-    check_records([good, record(tmp_path, 2)], "d", num_queries=1, on_bad_image="raise")
+    good = record((1, 2, 3, 4))
+    check_records([good], "d", num_queries=1, on_bad_image="raise")
     assert caplog.text == ""
-    many = record(tmp_path, 2, (1, 2, 3, 4), (1, 2, 0, 4), (1, 2, 3, 4))
-    corners = record(tmp_path, 3, (5, 6, 7, 8))
-    corners["annotations"][0]["bbox_mode"] = BoxMode.XYXY_ABS
-    check_records([good, many, corners], "d", num_queries=2, on_bad_image="raise")
-    assert "1 boxes without area" in caplog.text
-    assert "1 images have more boxes than the 2 queries, up to 3" in caplog.text
-    for bad, reason in (((1, NAN, 3, 4), "1 boxes are not finite"), ((1, 2, 3), "not four numbers")):
-        with pytest.raises(ValueError, match=f"dataset d: .*{reason}"):
-            check_records([good, record(tmp_path, 2, bad)], "d", num_queries=9, on_bad_image="raise")
+    many, corners = (
+        record((1, 2, 3, 4), (1, 2, 0, 4), (1, 2, 3, 4)),
+        record((5, 6, 7, 8), mode=BoxMode.XYXY_ABS),
+    )
+    check_records([good, many, corners], "d", num_queries=1, max_detections=1, on_bad_image="raise")
+    for text in ("1 no_area", "1 more_boxes_than_queries", "1 more_boxes_than_counted"):
+        assert text in caplog.text
+    for bad in ((1, NAN, 3, 4), (1, 2, 3)):
+        with pytest.raises(UserError, match="dataset d cannot be used: 1 not_a_box"):
+            check_records([good, record(bad)], "d", num_queries=9, on_bad_image="raise")
 
 
-def test_records_whose_images_are_missing(tmp_path, caplog):
-    Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
-    records = [record(tmp_path, 1), record(tmp_path, 2, name="2.png"), record(tmp_path, 3, name="a/3.png")]
-    with pytest.raises(ValueError, match="dataset d: 2 of 3 image files are missing: .*2.png, ..."):
+def test_records_whose_images_are_missing(record, caplog):
+    records = [record((1, 2, 3, 4)), record((1, 2, 3, 4), name="2.png"), record((1, 2, 3, 4), name="a/3.png")]
+    with pytest.raises(UserError, match="dataset d cannot be used: 2 missing_image .*2.png"):
         check_records(records, "d", num_queries=9, on_bad_image="raise")
     check_records(records, "d", num_queries=9, on_bad_image="skip")
-    assert "2 of 3 image files are missing" in caplog.text
+    assert "2 missing_image" in caplog.text
     for bad in (records[1:], [{**records[0], "width": 8}]):
-        with pytest.raises(ValueError, match=f"none of its {len(bad)} images can be used"):
+        with pytest.raises(UserError, match=f"none of its {len(bad)} images can be used"):
             check_records(bad, "d", num_queries=9, on_bad_image="skip")
-
-
-def test_a_problem_reads_as_its_fields():
-    assert Problem("no_area", "annotation 1", "x") == ("no_area", "annotation 1", "x")

@@ -9,7 +9,9 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
-from lors.data import num_classes, register_coco
+from lors.data import num_classes, register_coco, register_split
+from lors.data.classes import Classes, classes_of, with_classes
+from lors.errors import UserError
 
 CONTENT = {
     "images": [{"id": 5, "file_name": "a.png", "height": 20, "width": 30}],
@@ -96,7 +98,7 @@ def test_missing_paths(tmp_path, monkeypatch, argument, missing, root):
     for path, problem in [("/no/such", "'/no/such' does not exist"), ("", "is empty")]:
         paths = list(write(tmp_path / (problem[-5:])))
         paths[argument] = path
-        with pytest.raises(FileNotFoundError) as error:
+        with pytest.raises(UserError) as error:
             register_coco(*paths)
         message = str(error.value)
         assert message.startswith(f"{missing} {problem}")
@@ -140,8 +142,8 @@ def test_all_errors_are_in_one_line(tmp_path):
         register_coco(json_file, images)
     message = str(error.value)
     assert message.startswith(f"{json_file} cannot be used: ") and "\n" not in message
-    assert "1 not_finite (annotation 2: bbox is [1, nan, 3, 4])" in message
-    assert "3 unknown_category (annotation 3: no category has id 4)" in message
+    assert "1 not_a_box (error; annotation 2: " in message and "nan" in message
+    assert "3 unknown_category (error; annotation 3: category_id is 4)" in message
     assert "tools/check_dataset.py" in message
 
 
@@ -150,7 +152,7 @@ def test_what_is_mended_is_logged_and_used(tmp_path, caplog):
     before = open(json_file).read()
     name = register_coco(json_file, images)
     (warning,) = [r.message for r in caplog.records if r.levelno == logging.WARNING and "lors" in r.name]
-    assert warning == f"{json_file}: 1 no_area (dropped)"
+    assert warning == f"{json_file}: 1 no_area (dropped; annotation 2: bbox is [1, 2, 0, 4])"
     (record,) = DatasetCatalog.get(name)
     assert [a["bbox"] for a in record["annotations"]] == [[1, 2, 3, 4]]
     assert open(json_file).read() == before
@@ -161,14 +163,14 @@ def test_what_is_only_noted_leaves_the_file_in_use(tmp_path, caplog):
     content = {**CONTENT, "images": [*CONTENT["images"], {**CONTENT["images"][0], "id": 6}]}
     json_file, images = write(tmp_path, content)
     name = register_coco(json_file, images)
-    assert "1 no_boxes (noted)" in caplog.text
+    assert caplog.text == ""
     assert MetadataCatalog.get(name).json_file == json_file
     assert [r["image_id"] for r in get_detection_dataset_dicts(name, filter_empty=True)] == [5]
 
 
-def evaluate(name, folder):
+def evaluate(name, folder, **options):
     """AP where each box of the registered dataset is found."""
-    evaluator = COCOEvaluator(name, output_dir=str(folder))
+    evaluator = COCOEvaluator(name, output_dir=str(folder), **options)
     evaluator.reset()
     for record in DatasetCatalog.get(name):
         found = Instances((record["height"], record["width"]))
@@ -201,11 +203,121 @@ def test_what_is_mended_can_be_found(tmp_path, fields):
     assert evaluate(name, tmp_path / "output") == pytest.approx(100)
 
 
+def test_more_objects_than_coco_counts(tmp_path):
+    image = {**CONTENT["images"][0], "width": 1000}
+    boxes = [{**BOX, "id": i + 1, "bbox": [6 * i, 2, 4, 5]} for i in range(150)]
+    name = register_coco(*write(tmp_path, {**CONTENT, "images": [image], "annotations": boxes}))
+    assert evaluate(name, tmp_path) < 80
+    assert evaluate(name, tmp_path, max_dets_per_image=150) == pytest.approx(100)
+
+
 def test_image_ids_that_are_texts(tmp_path):
     content = {**CONTENT, "images": [{**CONTENT["images"][0], "id": "five"}]}
     content["annotations"] = [{**BOX, "image_id": "five"}]
     name = register_coco(*write(tmp_path, content))
     assert evaluate(name, tmp_path / "output") == pytest.approx(100)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_other_kinds_of_unicode(tmp_path, encoding, caplog):
+    content = copy.deepcopy(CONTENT)
+    content["categories"][0]["name"] = "zèbre"
+    json_file, images = write(tmp_path)
+    with open(json_file, "w", encoding=encoding) as file:
+        json.dump(content, file, ensure_ascii=False)
+    name = register_coco(json_file, images)
+    assert "1 encoding (decoded" in caplog.text
+    assert classes_of(name) == (["bear", "zèbre"], [2, 9])
+    assert len(DatasetCatalog.get(name)) == 1
+
+
+def two_classes(folder, zebra, bear, **more):
+    """An image with a zebra left and a bear right, under these ids."""
+    boxes = {zebra: [1, 2, 8, 9], bear: [15, 2, 8, 9]}
+    content = {
+        **CONTENT,
+        "categories": [{"id": zebra, "name": "zebra"}, {"id": bear, "name": "bear"}],
+        "annotations": [
+            {**BOX, "id": i, "category_id": c, "bbox": b} for i, (c, b) in enumerate(boxes.items(), start=1)
+        ],
+        **more,
+    }
+    return register_coco(*write(folder, content))
+
+
+def test_a_test_set_with_other_ids_is_scored_by_name(tmp_path):
+    trained = classes_of(two_classes(tmp_path / "train", zebra=1, bear=2))
+    assert trained == (["zebra", "bear"], [1, 2])
+    test = two_classes(tmp_path / "test", zebra=7, bear=3)
+    assert with_classes(two_classes(tmp_path / "same", zebra=5, bear=6), trained).startswith("same_")
+    name = with_classes(test, trained)
+    assert classes_of(name) == trained and with_classes(test, trained) == name
+    (record,) = DatasetCatalog.get(name)
+    assert [(a["category_id"], a["bbox"][0]) for a in record["annotations"]] == [(0, 1), (1, 15)]
+    assert evaluate(name, tmp_path) == pytest.approx(100)
+
+
+def test_a_test_set_with_fewer_classes(tmp_path):
+    trained = classes_of(two_classes(tmp_path / "train", zebra=1, bear=2))
+    few = {"categories": [{"id": 1, "name": "bear"}], "annotations": [{**BOX, "category_id": 1}]}
+    name = with_classes(two_classes(tmp_path / "test", 1, 2, **few), trained)
+    assert classes_of(name) == trained
+    assert [a["category_id"] for a in DatasetCatalog.get(name)[0]["annotations"]] == [1]
+    assert evaluate(name, tmp_path) == pytest.approx(100)
+
+
+def test_a_test_set_with_classes_that_were_not_trained(tmp_path):
+    name = two_classes(tmp_path / "test", zebra=1, bear=2)
+    with pytest.raises(UserError, match="unknown_class .*'bear'; the model's classes are 'zebra', 'cow'"):
+        with_classes(name, Classes(["zebra", "cow"], [1, 2]))
+
+
+def many(folder, number=20):
+    image = CONTENT["images"][0]
+    content = {
+        **CONTENT,
+        "images": [{**image, "id": i} for i in range(number)],
+        "annotations": [{**BOX, "id": i + 1, "image_id": i} for i in range(number)],
+    }
+    return write(folder, content)
+
+
+def split(json_file, images, **more):
+    dataset = dict(train_json=json_file, train_images=images, test_json="", test_images="", val_seed=0)
+    dataset.update(val_fraction=0.0, crowds_as_objects=False)
+    return [register_split(part, {**dataset, **more}) for part in ("train", "test")]
+
+
+def test_a_share_of_the_training_images_is_the_test_set(tmp_path):
+    files = many(tmp_path)
+
+    def ids(names):
+        return [{record["image_id"] for record in DatasetCatalog.get(name)} for name in names]
+
+    names = split(*files, val_fraction=0.25)
+    train, test = ids(names)
+    assert (len(train), len(test)) == (15, 5) and train | test == set(range(20)) and not train & test
+    assert split(*files, val_fraction=0.25) == names
+    assert ids(split(*files, val_fraction=0.25, val_seed=1)) != [train, test]
+    for wrong in ({"val_fraction": 1.0}, {"val_fraction": -0.1}, {"val_fraction": 0.1, "test_json": "x"}):
+        with pytest.raises(UserError, match="dataset.val_fraction"):
+            split(*files, **wrong)
+    with pytest.raises(UserError, match="dataset.val_fraction leaves no image of 20"):
+        split(*files, val_fraction=0.01)
+
+
+def test_without_a_test_set_there_is_none(tmp_path):
+    files = many(tmp_path)
+    train, test = split(*files)
+    assert len(DatasetCatalog.get(train)) == 20 and test is None
+
+
+def test_crowds_as_objects(tmp_path, caplog):
+    json_file, images = write(tmp_path, {**CONTENT, "annotations": [{**BOX, "iscrowd": 1}]})
+    name = register_coco(json_file, images, crowds_as_objects=True)
+    assert "1 crowd (made an object" in caplog.text
+    assert len(get_detection_dataset_dicts(name)) == 1
+    assert register_coco(json_file, images) != name
 
 
 def test_a_test_set_without_annotations(tmp_path):

@@ -49,6 +49,13 @@ def test_16_bits_are_scaled_and_not_clipped(tmp_path, suffix, dtype):
     assert image.shape == (1, 5, 3)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_cameras_of_fewer_bits_use_all_levels(tmp_path, bits):
+    values = np.array([[0, 2 ** (bits - 1), 2**bits - 1]], dtype=np.uint16)
+    image = read_image(save(Image.fromarray(values), tmp_path / "a.tif"))
+    assert image[0, :, 0].tolist() == [0, 128, 255]
+
+
 def test_16_bit_colour(tmp_path):
     # Pillow writes no such file: one pixel of 0x8001, 0x00ff, 0xffff
     def chunk(kind, data):

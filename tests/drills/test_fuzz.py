@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.weights import write
 from lors.data import check_records, register_coco
-from lors.training.errors import EXPECTED, config_errors
+from lors.training.errors import MENDABLE, config_errors
 from lors.training.overrides import apply_overrides
 from runs import ROOT, arguments
 
@@ -41,9 +41,9 @@ def outcome(action):
     """None, or the line that a user sees."""
     try:
         action()
-    except EXPECTED as error:
+    except MENDABLE as error:
         text = str(error)
-        assert text or isinstance(error, AssertionError)
+        assert text
         return text
     return None
 

@@ -17,7 +17,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from PIL import Image
 
 import lors
-from lors.checkpoints import load_detector
+from lors.checkpoints import load_detector, write
 from lors.data import register_coco
 
 ROOT = Path(__file__).parent.parent.parent
@@ -285,10 +285,40 @@ def test_no_two_pictures_have_one_name(tmp_path):
 def test_every_format_of_a_folder_can_be_written(trained, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
-    for extension in tool.EXTENSIONS:
+    extensions = (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".TIF", ".tiff", ".webp")
+    for extension in extensions:
         Image.new("RGB", (40, 30)).save(folder / f"image{extension}")
     predict(trained, folder, "--output", tmp_path / "found")
-    assert len(list((tmp_path / "found").iterdir())) == len(tool.EXTENSIONS)
+    assert len(list((tmp_path / "found").iterdir())) == len(extensions)
+
+
+def test_files_of_a_folder_that_are_no_images_are_counted(trained, tmp_path, capsys):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    for name in ("a.heic", "b.heic", "notes.txt"):
+        (tmp_path / name).touch()
+    predict(trained, tmp_path, "--output", tmp_path / "found")
+    said = capsys.readouterr()
+    assert "left out: 3 files" in said.err and ".heic, .txt" in said.err and "images: 1," in said.out
+
+
+def test_a_checkpoint_knows_its_classes_and_images(trained, tmp_path):
+    image = trained / "images" / "plain.jpg"
+    model = torch.load(trained / "model.pth", weights_only=True)
+    about = {"names": ["x", "y"], "ids": [5, 8], "image_format": "BGR", "test_size": [[48, 80]]}
+    write(str(tmp_path / "model.pth"), {**model, "about": about})
+    (tmp_path / "config.py").write_text((trained / "config.py").read_text())
+    gone = "dataset.json=nowhere.json"
+    found = detections(tmp_path, tmp_path, image, gone)
+    assert {d["category_id"] for d in found} == {5, 8}
+    sized = ["dataloader.test.mapper.image_format=BGR", "dataloader.test.mapper.augmentations.0.max_size=80"]
+    sized.append("dataloader.test.mapper.augmentations.0.short_edge_length=48")
+    expected = detections(trained, tmp_path, image, *sized)
+    assert [d["score"] for d in found] == [d["score"] for d in expected]
+    # What is typed has the last word.
+    plain = ["dataloader.test.mapper.image_format=RGB", "dataloader.test.mapper.augmentations.0.max_size=96"]
+    plain.append("dataloader.test.mapper.augmentations.0.short_edge_length=64")
+    again = detections(tmp_path, tmp_path, image, gone, *plain)
+    assert [d["score"] for d in again] == [d["score"] for d in detections(trained, tmp_path, image)]
 
 
 def test_coco_has_its_names_and_ids_without_its_files():

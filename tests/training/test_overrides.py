@@ -70,6 +70,24 @@ def test_a_value_that_cannot_be_parsed_is_named(cfg):
     assert "'drops=[1,'" in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["set (1)/a.json", "数据", "a,b", "it's", "2024", "true", "[1", "a=b", "a: {b}", "~/x", "", "1e5"]
+)
+def test_a_text_is_the_text_that_was_typed(cfg, text):
+    assert apply_overrides(cfg, [f"train.output_dir={text}"]).train.output_dir == text
+
+
+@pytest.mark.parametrize("text", ["'a (1)'", '"a (1)"'])
+def test_quotes_around_a_text_are_left_out(cfg, text):
+    assert apply_overrides(cfg, [f"train.output_dir={text}"]).train.output_dir == "a (1)"
+
+
+def test_a_value_of_another_kind_is_refused(cfg):
+    for override in ("train.max_iter=soon", "queries.num_queries=true"):
+        with pytest.raises(ValueError, match="must be a number, as "):
+            apply_overrides(cfg, [override])
+
+
 def test_a_text_without_an_equals_sign_is_refused(cfg):
     with pytest.raises(ValueError, match="override 'train.max_iter': must be key=value"):
         apply_overrides(cfg, ["train.max_iter"])

@@ -8,7 +8,7 @@ import detectron2
 import pytest
 import torch
 
-from runs import LIGHT, arguments, assert_one_line, command, losses
+from runs import LIGHT, ROOT, arguments, assert_one_line, command, losses
 
 
 def average_precision(text):
@@ -92,7 +92,8 @@ def test_the_light_runtime_names_the_full_one(data, tmp_path):
         (["dataset.train_json=nowhere.json"], ["nowhere.json", "DETECTRON2_DATASETS"]),
         (["model.decoder.bank.residual.channel.rank=99"], ["mixing.channel.weight: rank=99", "at most 32"]),
         (["model.decoder.bank.residual.output.groups=[1,2]"], ["groups=(1, 2)", "4 of them"]),
-        (["model.decoder.num_classes=3"], ["class ids go to 9", "to 2"]),
+        (["model.decoder.num_classes=3"], ["has 10 classes (0, 1, 2, ", "model.decoder.num_classes=3"]),
+        (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
         (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
         (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),
     ],
@@ -137,7 +138,7 @@ def test_bad_images_are_skipped_and_counted(spoiled, tmp_path):
     assert result.returncode == 0, result.stderr
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "output").values())
     said = (tmp_path / "output" / "log.txt").read_text()
-    for text in ("train.json: 1 no_area (dropped), 1 no_boxes (noted)", "AP50", "detections.png"):
+    for text in ("train.json: 1 no_area (dropped; ", "AP50", "detections.png"):
         assert text in said
     for split, name, meaning in (("train", "3", "trained on instead"), ("test", "2", "count as missed")):
         path = f"{spoiled}/{split}/00000{name}.png"
@@ -152,14 +153,14 @@ def test_bad_images_are_refused_by_name(spoiled, tmp_path, workers):
     assert_one_line(command(*args), f"error: {spoiled}/train/000003.png: ", "truncated")
     if workers == 0:
         (spoiled / "test" / "000002.png").unlink()
-        assert_one_line(command(*args), "1 of 8 image files are missing", f"{spoiled}/test/000002.png")
+        assert_one_line(command(*args), "1 missing_image (error; ", f"{spoiled}/test/000002.png")
 
 
 def test_annotations_that_cannot_be_used(spoiled, tmp_path):
     text = (spoiled / "test.json").read_text()
     (spoiled / "test.json").write_text(text.replace('"bbox": [', '"bbox": [NaN, ', 1))
     result = command(*arguments(spoiled, tmp_path / "output"))
-    assert_one_line(result, f"{spoiled}/test.json cannot be used: 1 not_a_box (annotation 1: ")
+    assert_one_line(result, f"{spoiled}/test.json cannot be used: 1 not_a_box (error; annotation 1: ")
 
 
 def test_coco_that_is_not_there(tmp_path):
@@ -174,3 +175,92 @@ def test_coco_that_is_not_there(tmp_path):
 
 def test_eval_only_needs_weights(data, tmp_path):
     assert_one_line(command(*arguments(data, tmp_path, "--eval-only")), "train.init_checkpoint")
+    assert_one_line(
+        command(*arguments(data, tmp_path, "--eval-only", "--resume")), f"no checkpoint in {tmp_path}"
+    )
+
+
+def renumbered(data, folder, split, keep=range(10)):
+    """A JSON file with the digits' classes in reverse order, or some of them."""
+    content = json.loads((data / f"{split}.json").read_text())
+    content["categories"] = [{**c, "id": 11 - c["id"]} for c in content["categories"] if c["id"] - 1 in keep]
+    content["annotations"] = [
+        {**a, "category_id": 11 - a["category_id"]}
+        for a in content["annotations"]
+        if a["category_id"] - 1 in keep
+    ]
+    (folder / f"{split}.json").write_text(json.dumps(content))
+    return f"dataset.{split}_json={folder}/{split}.json"
+
+
+def test_classes_are_matched_by_name_without_the_training_set(trained, data, tmp_path):
+    output, said = trained
+    args = arguments(data, tmp_path / "output", "--eval-only")
+    args = [arg for arg in args if not arg.startswith("dataset.train")]
+    weights = f"train.init_checkpoint={output}/model_final.pth"
+    result = command(*args, weights, renumbered(data, tmp_path, "test"))
+    assert result.returncode == 0, result.stderr
+    assert average_precision(result.stdout) == average_precision(said)
+    assert "1 other_ids (matched by name" in result.stdout
+
+
+def test_fine_tuning_to_some_classes_without_a_test_set(trained, data, tmp_path):
+    output, _ = trained
+    args = [arg for arg in arguments(data, tmp_path / "output") if not arg.startswith("dataset.test")]
+    weights = f"train.init_checkpoint={output}/model_final.pth"
+    args += [weights, renumbered(data, tmp_path, "train", range(4)), "train.max_iter=1"]
+    result = command(*args)
+    assert result.returncode == 0, result.stderr
+    assert "Kept: 3; 2; 1; 0. New, not yet trained: none" in result.stdout
+    assert "No test set" in result.stdout and "AP50" not in result.stdout
+    tuned = torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)
+    assert tuned["about"]["names"] == ["3", "2", "1", "0"] and tuned["about"]["ids"] == [7, 8, 9, 10]
+    result = command(*args, "dataset.val_fraction=0.5")
+    assert result.returncode == 0, result.stderr
+    assert "AP50" in result.stdout and "has checkpoints, which this training writes over" in result.stdout
+    whole = f"dataset.train_json={data}/train.json"
+    assert_one_line(command(*args[:2], "--resume", *args[2:], whole), "classes are 3; 2; 1; 0")
+
+
+def test_settings_of_the_optimiser_are_those_of_the_config_after_resuming(trained, data, tmp_path):
+    output, _ = trained
+    (tmp_path / "model_0000001.pth").write_bytes((output / "model_0000001.pth").read_bytes())
+    result = command(
+        *arguments(data, tmp_path, "--resume"), "optimizer.lr=1e-9", "optimizer.weight_decay=0.5"
+    )
+    assert result.returncode == 0, result.stderr
+    assert (
+        "initial_lr 0.0013 is now 1e-09" in result.stdout and "weight_decay 0.15 is now 0.5" in result.stdout
+    )
+    records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert max(record["lr"] for record in records if "lr" in record) < 1e-9
+
+
+STAGE = """
+from lors.adamixer import DecoderStage
+
+class Stage(DecoderStage):
+    def forward(self, *inputs):
+        return {}["foo"]
+"""
+CONFIG = """
+from detectron2.config import LazyConfig
+from my_stage import Stage
+
+base = LazyConfig.load("CONFIG")
+model, dataset, dataloader, optimizer, lr_multiplier, train = (
+    base[name] for name in ("model", "dataset", "dataloader", "optimizer", "lr_multiplier", "train")
+)
+model.decoder.stage = Stage
+"""
+
+
+def test_an_error_in_code_of_ones_own_keeps_its_traceback(data, tmp_path):
+    (tmp_path / "my_stage.py").write_text(STAGE)
+    _, config, *args = arguments(data, tmp_path / "output")
+    (tmp_path / "mine.py").write_text(CONFIG.replace("CONFIG", str(ROOT / config)))
+    result = command("--config-file", "mine.py", *args, cwd=tmp_path)
+    assert result.returncode == 1 and "error: " not in result.stderr
+    assert "my_stage.py" in result.stderr and "KeyError: 'foo'" in result.stderr
+    assert f"{tmp_path}/output/error.txt" in result.stdout
+    assert "my_stage.py" in (tmp_path / "output" / "error.txt").read_text()

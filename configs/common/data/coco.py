@@ -58,5 +58,9 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        output_dir="${train.output_dir}",
+        max_dets_per_image=100,  # COCO's; where an image has more objects, no AP can be whole
+    ),
 )

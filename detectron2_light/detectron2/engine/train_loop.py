@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import weakref
 from collections.abc import Iterable
@@ -24,8 +25,8 @@ def launch(
 ) -> None:  # fmt: skip
     """Call `main_func(*args)`; more than one process is an error."""
     if num_gpus_per_machine * num_machines > 1:
-        raise ValueError(
-            "detectron2-light runs one process: for several GPUs or machines install full "
+        sys.exit(
+            "error: detectron2-light runs one process: for several GPUs or machines install full "
             "Detectron2 from https://github.com/facebookresearch/detectron2"
         )
     main_func(*args)

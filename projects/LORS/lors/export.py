@@ -15,6 +15,7 @@ from torch.torch_version import TorchVersion
 
 from lors.adamixer.detector import AdaMixer, best_pairs
 from lors.backbones import Swin
+from lors.errors import UserError
 from lors.sharing import merge
 from lors.training.files import replacing
 
@@ -38,13 +39,12 @@ def export(model: AdaMixer, path: str | os.PathLike, image_size: tuple[int, int]
         image_size: H and W; None for a program that takes any that are more than the largest stride.
 
     Raises:
-        ValueError: another extension, no size, no fixed size for a backbone that needs one, or a torch
-            that is too old: ONNX takes 2.10, any size 2.14.
-        ModuleNotFoundError: ONNX without the packages for it.
+        UserError: another extension, no size, no fixed size for a backbone that needs one, or a torch
+            that is too old: ONNX takes 2.10, any size 2.14; ONNX without the packages for it.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
-        raise ValueError(f"{path}: the extension must be one of {', '.join(WRITERS)}")
+        raise UserError(f"{path}: the extension must be one of {', '.join(WRITERS)}")
     if path.suffix == ".onnx":
         _need("onnx", "onnxscript")
         _need_torch(ONNX_TORCH, "ONNX")
@@ -57,7 +57,7 @@ def trace(model: AdaMixer, image_size: tuple[int, int] | None) -> ExportedProgra
     stride = max(model.decoder.strides)
     if image_size is None:
         if isinstance(model.backbone, Swin):
-            raise ValueError("the windows of a Swin backbone depend on the image: give a height and a width")
+            raise UserError("the windows of a Swin backbone depend on the image: give a height and a width")
         _need_torch(ANY_SIZE_TORCH, "a program for images of any size")
         # Beyond one position on the coarsest level, no operation depends on the size.
         sides = {2: Dim("height", min=stride + 1), 3: Dim("width", min=stride + 1)}
@@ -65,7 +65,7 @@ def trace(model: AdaMixer, image_size: tuple[int, int] | None) -> ExportedProgra
     else:
         dynamic = None
     if min(image_size) < 1:
-        raise ValueError(f"image size {image_size[0]} x {image_size[1]}: both must be positive")
+        raise UserError(f"image size {image_size[0]} x {image_size[1]}: both must be positive")
     image = torch.zeros(1, 3, *image_size, device=model.device)
     program = Program(merge(model)).eval().requires_grad_(False)
     # Without gradients, sampling is plain operations.
@@ -133,10 +133,10 @@ WRITERS = {".onnx": _write_onnx, ".pt2": _write_torch}
 
 def _need_torch(oldest: str, what: str) -> None:
     if TorchVersion(torch.__version__) < oldest:
-        raise ValueError(f"{what} needs torch {oldest} or later; this is {torch.__version__}")
+        raise UserError(f"{what} needs torch {oldest} or later; this is {torch.__version__}")
 
 
 def _need(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModuleNotFoundError(f"ONNX needs {' and '.join(missing)}: pip install -e '.[export]'")
+        raise UserError(f"ONNX needs {' and '.join(missing)}: pip install -e '.[export]'")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from lors.data.images import BadImage, read_image
+from lors.errors import UserError
 from lors.training.files import replacing
+
+logger = logging.getLogger(__name__)
 
 # The longer side of an image beside another, and at least of one alone.
 PANEL, ALONE = 480, 640
@@ -36,7 +42,7 @@ def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLi
         path: the PNG file to write, replaced at once if it exists.
 
     Raises:
-        ValueError: no image can be read.
+        UserError: no image can be read.
     """
     metadata = MetadataCatalog.get(dataset)
     indices = metadata.thing_dataset_id_to_contiguous_id
@@ -58,7 +64,7 @@ def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLi
         for objects in (record["annotations"], detected):
             panels.append(_draw(image, objects, metadata.thing_classes, PANEL / max(image.size)))
     if not panels:
-        raise ValueError(f"dataset {dataset}: there is no image to draw that can be read")
+        raise UserError(f"dataset {dataset}: there is no image to draw that can be read")
     save(_arrange(panels), path)
 
 
@@ -90,7 +96,7 @@ def _draw(image: Image.Image, objects: Sequence[dict], names: Sequence[str], sca
     width, height = (max(1, round(side * scale)) for side in image.size)
     picture = image.resize((width, height), Image.Resampling.BICUBIC)
     draw, unit = ImageDraw.Draw(picture), max(1, max(width, height) / GROW_FROM)
-    font = ImageFont.load_default(round(13 * unit))
+    font = ImageFont.truetype(_font("".join(names)), round(12 * unit))
     corners = [BoxMode.convert(found["bbox"], found["bbox_mode"], BoxMode.XYXY_ABS) for found in objects]
     boxes = Boxes(torch.tensor(corners).view(-1, 4) * scale)
     boxes.clip((height - 1, width - 1))
@@ -109,6 +115,18 @@ def _draw(image: Image.Image, objects: Sequence[dict], names: Sequence[str], sca
     return picture
 
 
+@cache
+def _font(text: str) -> str:
+    """The file of a font that has all letters: DejaVu Sans (Latin, Cyrillic, Greek), or one of the system."""
+    dejavu = font_manager.findfont("DejaVu Sans")
+    letters = {ord(letter) for letter in text if not letter.isspace()}
+    for file in (dejavu, *sorted(font_manager.findSystemFonts())):
+        if file.endswith((".ttf", ".otf")) and letters <= set(font_manager.get_font(file).get_charmap()):
+            return file
+    logger.warning("No font here has all letters of the class names; pictures show empty boxes for some")
+    return dejavu
+
+
 def _colour(label: int) -> str:
     """A class's own colour, on which black can be read."""
     # Multiples of the golden angle never come back to an old hue.
@@ -120,7 +138,7 @@ def _arrange(panels: Sequence[Image.Image]) -> Image.Image:
     columns, rows = min(4, len(panels)), -(-len(panels) // 4)
     width, height = PANEL + GAP, CAPTION + max(panel.height for panel in panels)
     sheet = Image.new("RGB", (columns * width - GAP, rows * height), BACKGROUND)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(_font(""), 14)
     for i, panel in enumerate(panels):
         x, y = i % 4 * width, i // 4 * height
         draw.text((x, y + 6), ("truth", "detected")[i % 2], fill="white", font=font)

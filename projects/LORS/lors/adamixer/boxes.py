@@ -14,6 +14,8 @@ from torch import Tensor
 
 def on_device(values: Sequence[float] | Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """A small float32 tensor where `like` is, for which the host does not wait."""
+    # Under torch.jit's tracing, sizes of images are tensors.
+    values = [value.tolist() if isinstance(value, Tensor) else value for value in values]
     return torch.tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)
 
 

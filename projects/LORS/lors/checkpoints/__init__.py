@@ -1,17 +1,6 @@
 """Weights from and to elsewhere."""
 
-from lors.checkpoints.checkpointer import Checkpointer, load_detector
+from lors.checkpoints.checkpointer import Checkpointer, load_config, load_detector, read_detector
 from lors.checkpoints.convert import convert
 from lors.checkpoints.released import from_released, to_released
 from lors.checkpoints.weights import read, weights_of, write
-
-__all__ = [
-    "Checkpointer",
-    "convert",
-    "from_released",
-    "load_detector",
-    "read",
-    "to_released",
-    "weights_of",
-    "write",
-]

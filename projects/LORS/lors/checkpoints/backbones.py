@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lors.checkpoints.rules import Rule, to_ours
+from lors.errors import UserError
 
 RESNET = (
     Rule("backbone.conv1.weight", ["backbone.stem.conv1.weight"]),
@@ -97,17 +98,21 @@ _UNUSED = re.compile(r"(stem\.)?fc\..+|head\..+|norm\.(weight|bias)|.+\.attn_mas
 def from_backbone(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
     """An ImageNet backbone's state dict -> its kind, the weights for `lors.AdaMixer`, the names not used.
 
-    Raises:
-        ValueError: a backbone of no known kind, or a tensor that has no place.
-    """
-    found = next(((kind, rules) for kind, (sign, rules) in KINDS.items() if sign in state_dict), None)
-    if found is None:
-        raise ValueError(f"no backbone: looked for {', '.join(sign for sign, _ in KINDS.values())}")
-    kind, rules = found
-    unused = [name for name in state_dict if _UNUSED.fullmatch(name)]
-    rest = {f"backbone.{name}": tensor for name, tensor in state_dict.items() if name not in unused}
-    converted, unknown = to_ours(rest, rules)
-    if unknown:
-        raise ValueError(f"{kind}: no place for {', '.join(name[9:] for name in unknown[:5])}")
+    Its names may begin with "backbone.", as in mmdetection; what then does not, such as a head, is not used.
 
-    return kind, converted, unused
+    Raises:
+        UserError: a backbone of no known kind, or a tensor that has no place.
+    """
+    prefix = "backbone." if any(name.startswith("backbone.") for name in state_dict) else ""
+    own = {name[len(prefix) :]: tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    found = next(((kind, rules) for kind, (sign, rules) in KINDS.items() if sign in own), None)
+    if found is None:
+        signs = ", ".join(sign for sign, _ in KINDS.values())
+        names = ", ".join(list(state_dict)[:3])
+        raise UserError(f"no backbone: looked for {signs}, decoder.* and roi_head.*; found {names}")
+    kind, rules = found
+    used = {f"backbone.{name}": tensor for name, tensor in own.items() if not _UNUSED.fullmatch(name)}
+    converted, unknown = to_ours(used, rules)
+    if unknown:
+        raise UserError(f"{kind}: no place for {', '.join(name[9:] for name in unknown[:5])}")
+    return kind, converted, [name for name in state_dict if f"backbone.{name[len(prefix) :]}" not in used]

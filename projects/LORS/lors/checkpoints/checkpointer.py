@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.error import URLError
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
+from lors.checkpoints.about import About, about_of, adopt
 from lors.checkpoints.convert import DETECTOR, convert
 from lors.checkpoints.weights import Unreadable, read, weights_of, write
+from lors.errors import UserError
+from lors.sharing import factorize, merge
 from lors.training.errors import config_errors
 from lors.training.files import replacing
 from lors.training.overrides import apply_overrides
@@ -24,17 +31,25 @@ logger = logging.getLogger(__name__)
 
 # The norms of Swin's outputs are this project's, and an index or a counter is no weight.
 _OPTIONAL = re.compile(r"backbone\.norms\..+|.+\.relative_position_index|.+\.num_batches_tracked")
+_CLASSIFIER = re.compile(r"decoder\.stages\.\d+\.classify\.3\.(weight|bias)")
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Loads a whole detector or, where `backbone_alone` allows it, a file with nothing but the backbone.
+    """Loads a detector; where `about` is given, also what is only a start for training.
+
+    A start is a backbone alone; a detector of other classes, whose classifiers keep the rows of those with
+    the same name; or, with a `residual`, a plain detector for a model whose stages share weights.
 
     The authors' AdaMixer and LORS and the backbones of several programs are converted on the way. No code in
     a file is run. What is saved is whole or not there, whenever the program is killed.
 
+    Args:
+        about: what to save with the weights, see `describe`.
+        residual: of the model's bank, to factorize a plain detector with.
+
     Raises, when loading:
-        ValueError: a file that cannot be read, tensors of other shapes than the model's, tensors that the
-            file lacks or the model.
+        UserError: a file that cannot be read, tensors of other shapes than the model's, tensors that the
+            file lacks or the model, and other classes where training is resumed.
         OSError: a file that is not there or cannot be downloaded.
     """
 
@@ -43,11 +58,12 @@ class Checkpointer(DetectionCheckpointer):
         model: nn.Module,
         save_dir: str = "",
         *,
-        backbone_alone: bool = False,
+        about: About | None = None,
+        residual: Any = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
-        self.backbone_alone = backbone_alone
+        self.about, self.residual, self._resumes = about, residual, False
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -55,7 +71,7 @@ class Checkpointer(DetectionCheckpointer):
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
-        write(path, {"model": self.model.state_dict(), **states, **kwargs})
+        write(path, {"model": self.model.state_dict(), "about": self.about, **states, **kwargs})
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -64,73 +80,159 @@ class Checkpointer(DetectionCheckpointer):
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As Detectron2's; a last checkpoint that is damaged or missing gives way to the one before it."""
-        if not resume or not self.has_checkpoint():
+        saved = saved_in(self.save_dir)
+        if not resume or not saved:
+            if saved and self.about:
+                logger.warning(
+                    "%s has checkpoints, which this training writes over; --resume goes on", self.save_dir
+                )
             return self.load(path, checkpointables=[])
-        for saved in self._saved():
+        self._resumes = True
+        for last in saved:
             try:
-                if not os.path.isfile(saved):
-                    raise FileNotFoundError(f"{saved}: not found")
-                return self.load(saved)
+                if not os.path.isfile(last):
+                    raise FileNotFoundError(f"{last}: not found")
+                return self.load(last)
             except (Unreadable, FileNotFoundError) as error:
                 logger.warning("%s; the checkpoint before it is taken", error)
                 self._parsed_url_during_load = None  # Detectron2 forgets it only where loading succeeds
-        raise ValueError(f"{self.save_dir}: no checkpoint can be read; without --resume training starts anew")
+        raise UserError(f"{self.save_dir}: no checkpoint can be read; without --resume training starts anew")
 
     def has_checkpoint(self) -> bool:
-        return bool(self._saved())
-
-    def _saved(self) -> list[str]:
-        """Checkpoints of training: the one tagged as the last, then by age."""
-        if not os.path.isdir(self.save_dir):
-            return []
-        names = [name for name in os.listdir(self.save_dir) if re.fullmatch(r"model_(\d+|final)\.pth", name)]
-        paths = [os.path.join(self.save_dir, name) for name in names]
-        paths.sort(key=os.path.getmtime, reverse=True)
-        last = self.get_checkpoint_file()
-        return [last, *(path for path in paths if path != last)] if last else paths
+        return bool(saved_in(self.save_dir))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
+        with _named_downloads(path):
             return super().load(path, *args, **kwargs)
-        except URLError as error:  # which does not say of what
-            raise OSError(f"{path} cannot be downloaded: {error.reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        content = read(filename)
-        try:
-            kind, weights, unused = convert(weights_of(content))
-        except ValueError as error:
-            raise ValueError(f"{filename}: {error}") from error
-        if kind == DETECTOR:
-            return {**content, "model": weights}
-        logger.info("%s: %s; not used: %s", filename, kind, ", ".join(unused) or "nothing")
-        return {"model": weights}
+        return read_detector(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        if any(".bank." in name for name in checkpoint["model"]) and not any(
-            ".bank." in name for name in self.model.state_dict()
-        ):
-            raise ValueError(
+        weights, about = checkpoint["model"], checkpoint.get("about", {})
+        own = self.model.state_dict()
+        shares = [any(".bank." in name for name in names) for names in (own, weights)]
+        if shares == [False, True]:
+            raise UserError(
                 "the layers of the checkpoint share weights and the model's do not: take the config it was "
                 "trained with, or merge it (tools/merge.py)"
             )
+        if self.about:
+            weights = checkpoint["model"] = self._fit_classes(weights, own, about)
+        if shares == [True, False] and any(name.startswith("decoder.") for name in weights):
+            if self.residual is None:
+                raise UserError(
+                    "the model's layers share weights, the checkpoint's do not: train.factorize=true starts "
+                    "from the nearest that they can share, tools/factorize.py writes these to a file"
+                )
+            checkpoint["model"] = self._factorized(weights)
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:
             shown = [f"{n}: file {f}, model {m}" for n, f, m in incompatible.incorrect_shapes]
-            raise ValueError(f"the checkpoint does not fit the model: {_first(shown)}")
+            raise UserError(f"the checkpoint does not fit the model: {_first(shown)}")
         missing = {name for name in incompatible.missing_keys if not _OPTIONAL.fullmatch(name)}
-        rest = {name for name in self.model.state_dict() if not name.startswith("backbone.")}
-        if missing and not (self.backbone_alone and missing == rest):
-            raise ValueError(f"the checkpoint lacks tensors of the model: {_first(sorted(missing))}")
+        rest = {name for name in own if not name.startswith("backbone.")}
+        if missing and not (self.about and missing == rest):
+            raise UserError(f"the checkpoint lacks tensors of the model: {_first(sorted(missing))}")
         unknown = [name for name in incompatible.unexpected_keys if not _OPTIONAL.fullmatch(name)]
         if unknown:
-            raise ValueError(f"the model lacks tensors of the checkpoint: {_first(unknown)}")
+            raise UserError(f"the model lacks tensors of the checkpoint: {_first(unknown)}")
         return incompatible
 
+    def _fit_classes(
+        self, weights: Mapping[str, Tensor], own: Mapping[str, Tensor], about: About
+    ) -> dict[str, Tensor]:
+        """The weights with rows of the classifiers for the model's classes: the file's or the model's own."""
+        ours, theirs = self.about["names"], about.get("names")
+        if theirs is None and about.get("number") == len(ours):  # a file that names none is taken at its word
+            theirs = ours
+        if theirs == ours or "number" not in about:
+            return dict(weights)
+        if self._resumes:
+            raise UserError(
+                f"--resume: the checkpoint's classes are {_first(theirs)}, the data's {_first(ours)}; "
+                "to start from its weights take train.init_checkpoint=FILE and another train.output_dir"
+            )
+        places = {name: i for i, name in enumerate(theirs or ())}
+        kept = [(i, places[name]) for i, name in enumerate(ours) if name in places]
+        to, source = (torch.tensor([pair[k] for pair in kept], dtype=torch.long) for k in (0, 1))
+        fitted = dict(weights)
+        for name in filter(_CLASSIFIER.fullmatch, weights):
+            if name in own:
+                fitted[name] = own[name].cpu().clone()
+                fitted[name][to] = weights[name][source].to(fitted[name].dtype)
+        logger.info(
+            "Classes of the checkpoint: %s. Kept: %s. New, not yet trained: %s",
+            "not named" if theirs is None else _first(theirs),
+            _first([name for name in ours if name in places]) or "none",
+            _first([name for name in ours if name not in places]) or "none",
+        )
+        return fitted
 
-def _first(items: list[str], number: int = 4) -> str:
+    def _factorized(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        plain = merge(getattr(self.model, "module", self.model))
+        Checkpointer(plain)._load_model({"model": weights})
+        nearest, explained = factorize(plain, "decoder.stages", self.residual)
+        share = sum(row.together for row in explained) / len(explained)
+        logger.info("The nearest shared weights explain %.1f%% of the checkpoint's, on average", 100 * share)
+        return nearest.state_dict()
+
+
+def saved_in(folder: str) -> list[str]:
+    """Checkpoints of training: the one tagged as the last, then by age."""
+    if not os.path.isdir(folder):
+        return []
+    names = [name for name in os.listdir(folder) if re.fullmatch(r"model_(\d+|final)\.pth", name)]
+    paths = [os.path.join(folder, name) for name in names]
+    paths.sort(key=os.path.getmtime, reverse=True)
+    tag = os.path.join(folder, "last_checkpoint")
+    if os.path.isfile(tag):
+        with open(tag) as file:
+            last = os.path.join(folder, file.read().strip())
+        paths = [last, *(path for path in paths if path != last)]
+    return paths
+
+
+@contextmanager
+def _named_downloads(path: str) -> Iterator[None]:
+    if path and "://" not in path and not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such file")
+    try:
+        yield
+    except URLError as error:  # which does not say of what
+        raise OSError(f"{path} cannot be downloaded: {error.reason}") from error
+
+
+def read_detector(path: str) -> dict[str, Any]:
+    """A file's content, with weights for `lors.AdaMixer` as "model" and what is known of it as "about"."""
+    content = read(path)
+    try:
+        kind, weights, unused = convert(weights_of(content))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    about = about_of(content, kind, weights)
+    if kind == DETECTOR:
+        return {**content, "model": weights, "about": about}
+    logger.info("%s: %s; not used: %s", path, kind, ", ".join(unused) or "none")
+    return {"model": weights, "about": about}
+
+
+def _first(items: Sequence[str], number: int = 4) -> str:
     more = f" and {len(items) - number} more" if len(items) > number else ""
     return "; ".join(items[:number]) + more
+
+
+def load_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A LazyConfig file, which may import what lies in the working folder, with overrides.
+
+    Raises:
+        UserError: there is no such file, or an override is not known.
+    """
+    if not os.path.isfile(config_file):
+        raise UserError(f"--config-file {config_file!r}: there is no such file")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return apply_overrides(LazyConfig.load(config_file), list(overrides))
 
 
 def load_detector(
@@ -138,16 +240,28 @@ def load_detector(
 ) -> tuple[DictConfig, nn.Module]:
     """A config and its detector with the weights of a file, on `train.device`, for inference.
 
+    What the file says of its classes and images is taken into the config, and is its `about`; overrides have
+    the last word.
+
     Raises:
-        ValueError: as `Checkpointer` does; an override is not known, or the device is not there.
+        UserError: as `Checkpointer` does; an override is not known, or the device is not there.
     """
+    if not weights:
+        raise UserError("no file of weights: its name is empty")
+    with _named_downloads(weights):
+        checkpoint = read_detector(PathManager.get_local_path(weights))
     with config_errors():
-        cfg = apply_overrides(LazyConfig.load(config_file), list(overrides))
-        if not weights:
-            raise ValueError("no file of weights: its name is empty")
+        cfg = load_config(config_file)
+        adopt(cfg, checkpoint["about"])
+        cfg = apply_overrides(cfg, overrides)
+        cfg.about = {key: value for key, value in checkpoint["about"].items()}
         model = instantiate(cfg.model).eval()
-    Checkpointer(model).load(weights)
+    Checkpointer(model)._load_model(checkpoint)
+    return cfg, to_device(model, cfg.train.device)
+
+
+def to_device(model: nn.Module, device: str) -> nn.Module:
     try:
-        return cfg, model.to(cfg.train.device)
+        return model.to(device)
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"train.device={cfg.train.device}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"train.device={device}: {str(error).splitlines()[0]}") from error

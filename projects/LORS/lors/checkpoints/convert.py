@@ -9,28 +9,20 @@ from torch import Tensor
 from lors.checkpoints.backbones import from_backbone
 from lors.checkpoints.released import from_released
 
-DETECTOR, BACKBONE = "detector of this project", "backbone of this project"
+DETECTOR = "detector of this project"
 
 
 def convert(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
     """Any state dict that is known here -> its kind, the weights for `lors.AdaMixer`, the names not used.
 
     Raises:
-        ValueError: it is of no known kind, or a tensor of it has no place.
+        UserError: it is of no known kind, or a tensor of it has no place.
     """
     roots = {name.split(".")[0] for name in state_dict}
     if "decoder" in roots:
         return DETECTOR, dict(state_dict), []
-    if roots == {"backbone"}:
-        return BACKBONE, dict(state_dict), []
     if "roi_head" in roots:
-        method = (
-            "LORS" if any(name.startswith("roi_head.adaptive_mixing.") for name in state_dict) else "AdaMixer"
-        )
+        is_lors = any(name.startswith("roi_head.adaptive_mixing.") for name in state_dict)
         unused = [name for name in state_dict if name.startswith("rpn_head.init_proposal_bboxes.")]
-        return f"{method} of its authors", from_released(state_dict), unused
-    try:
-        return from_backbone(state_dict)
-    except ValueError as error:
-        found = ", ".join(list(state_dict)[:3])
-        raise ValueError(f"{error}, decoder.* and roi_head.*; found {found}") from error
+        return f"{'LORS' if is_lors else 'AdaMixer'} of its authors", from_released(state_dict), unused
+    return from_backbone(state_dict)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lors.checkpoints.backbones import RESNET, SWIN_MMDETECTION
 from lors.checkpoints.rules import Rule, to_ours, to_theirs
+from lors.errors import UserError
 
 _STAGE = "roi_head.bbox_head.{i}"
 _PLAIN = f"{_STAGE}.sampling_n_mixing.adaptive_mixing"
@@ -61,17 +62,15 @@ def from_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     whole image and here no parameter.
 
     Raises:
-        ValueError: a key is neither program's, or the first boxes are not the whole image.
+        UserError: a key is neither program's, or the first boxes are not the whole image.
     """
     rest = dict(state_dict)
     boxes = rest.pop(_FIRST_BOXES, None)
     if boxes is not None and not torch.equal(boxes, boxes.new_tensor(_WHOLE_IMAGE).expand_as(boxes)):
-        raise ValueError(
-            f"{_FIRST_BOXES}: not the whole image, which is all that lors.Queries can start from"
-        )
+        raise UserError(f"{_FIRST_BOXES}: not the whole image, which is all that lors.Queries can start from")
     converted, unknown = to_ours(rest, _rules(_their_sizes(rest)))
     if unknown:
-        raise ValueError(f"not keys of the authors' AdaMixer or LORS: {', '.join(unknown[:5])}")
+        raise UserError(f"not keys of the authors' AdaMixer or LORS: {', '.join(unknown[:5])}")
     return converted
 
 
@@ -79,11 +78,11 @@ def to_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `from_released`: a state dict of `lors.AdaMixer` for the authors' AdaMixer or LORS.
 
     Raises:
-        ValueError: a tensor has no place there, as in a bank that is LORS in part.
+        UserError: a tensor has no place there, as in a bank that is LORS in part.
     """
     converted, unknown = to_theirs(state_dict, _rules(_our_sizes(state_dict)))
     if unknown:
-        raise ValueError(f"the authors' programs have no place for {', '.join(unknown[:5])}")
+        raise UserError(f"the authors' programs have no place for {', '.join(unknown[:5])}")
     content = state_dict["queries.content"]
     return {**converted, _FIRST_BOXES: content.new_tensor(_WHOLE_IMAGE).repeat(len(content), 1)}
 
@@ -93,7 +92,7 @@ def _their_sizes(state_dict: Mapping[str, Tensor]) -> _Sizes:
         for name, tensor in state_dict.items():
             if name.endswith(ending):
                 return tensor.shape
-        raise ValueError(f"not a state dict of the authors' AdaMixer or LORS: no key ends in {ending}")
+        raise UserError(f"not a state dict of the authors' AdaMixer or LORS: no key ends in {ending}")
 
     features = shape("neck.gn_out.weight")[0]
     samples = shape("sampling_offset_generator.0.bias")[0] // 3
@@ -109,7 +108,7 @@ def _their_sizes(state_dict: Mapping[str, Tensor]) -> _Sizes:
 def _our_sizes(state_dict: Mapping[str, Tensor]) -> _Sizes:
     def shape(name: str) -> torch.Size:
         if name not in state_dict:
-            raise ValueError(f"not a state dict of lors.AdaMixer that the authors' programs know: no {name}")
+            raise UserError(f"not a state dict of lors.AdaMixer that the authors' programs know: no {name}")
         return state_dict[name].shape
 
     features = shape("neck.norm.weight")[0]
@@ -129,7 +128,7 @@ def _our_sizes(state_dict: Mapping[str, Tensor]) -> _Sizes:
         channel, *others = (tuple(shape(name)[:-1]) for name in names)
         generated = (groups, channel[1], rank)
         if [channel, *others] != [generated, generated, (1, others[1][-1])]:
-            raise ValueError(
+            raise UserError(
                 f"the authors' LORS has one rank and number of groups for channel and spatial, and one group "
                 f"in output; here {', '.join(f'{name} is {tuple(shape(name))}' for name in names)}"
             )

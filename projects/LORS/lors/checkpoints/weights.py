@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lors.errors import UserError
 from lors.training.files import replacing
+
+logger = logging.getLogger(__name__)
 
 # All that a pickled numpy array is made of.
 _ARRAYS = {
@@ -27,7 +32,7 @@ _ARRAYS = {
 }
 
 
-class Unreadable(ValueError):
+class Unreadable(UserError):
     """A file that is damaged, of another format, or refused."""
 
 
@@ -43,16 +48,19 @@ def read(path: str) -> dict[str, Any]:
 
     Raises:
         Unreadable: the file is not of that format, is cut off, or holds code.
-        ValueError: it holds something else than a checkpoint.
+        UserError: it holds something else than a checkpoint.
     """
     path = str(path)
     with open(path, "rb"):  # whatever is wrong from here on is the content
         pass
     try:
         if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            content = load_file(path)
+            with safe_open(path, "pt") as file:
+                content = {name: file.get_tensor(name) for name in file.keys()}
+                if about := (file.metadata() or {}).get("about"):
+                    content = {"model": content, "about": json.loads(about)}
         elif path.endswith(".pkl"):
             with open(path, "rb") as file:
                 content = _ArraysOnly(file, encoding="latin1").load()
@@ -62,7 +70,7 @@ def read(path: str) -> dict[str, Any]:
     except Exception as error:  # a damaged file can fail in any way
         raise Unreadable(f"{path}: {_reason(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a checkpoint, it holds a {type(content).__name__}")
+        raise UserError(f"{path}: not a checkpoint, it holds a {type(content).__name__}")
     return content
 
 
@@ -86,39 +94,57 @@ def _reason(error: Exception) -> str:
     return f"cannot be read, damaged or of another format ({type(error).__name__} {text[:150]})"
 
 
+# What parallel training, torch.compile and wrappers put before or into the names of a model's tensors.
+_WRAPPERS = re.compile(r"^(ema_model\.|ema\.|ema_|module\.|model\.|_orig_mod\.)+|_orig_mod\.")
+
+
 def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors in a checkpoint, wherever programs put them, without the "module." of parallel training.
+    """The tensors in a checkpoint, wherever programs put them, by their names without wrappers'.
+
+    Weights called "ema..." beside others are left out: mmdetection saves averages under the plain names.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     for key in ("model", "state_dict"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {
-        name[7:] if name.startswith("module.") else name: torch.as_tensor(value)
-        for name, value in content.items()
-        if isinstance(value, (Tensor, np.ndarray, np.generic))
-    }
+    tensors = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray, np.generic))}
+    averaged = [name for name in tensors if name.startswith("ema")]
+    if len(averaged) < len(tensors):
+        for name in averaged:
+            del tensors[name]
+        if averaged:
+            logger.info('%d tensors whose names begin with "ema" are not used', len(averaged))
     if not tensors:
-        raise ValueError(f"no tensors found, only {', '.join(map(str, list(content)[:5])) or 'nothing'}")
-    return tensors
+        raise UserError(f"no tensors found, only {', '.join(map(str, list(content)[:5])) or 'an empty file'}")
+    return {_WRAPPERS.sub("", name): torch.as_tensor(value) for name, value in tensors.items()}
 
 
 def write(path: str, content: Mapping[str, Any]) -> None:
     """Write a checkpoint whose weights are under "model" or "state_dict", by the path's extension.
 
     Raises:
-        ValueError: the extension is neither .pth nor .safetensors.
+        UserError: the extension is neither .pth nor .safetensors.
     """
-    if path.endswith(".safetensors"):
-        from safetensors.torch import save_file
+    if not path.endswith((".pth", ".safetensors")):
+        raise UserError(f"{path}: a checkpoint ends in .pth or .safetensors")
+    with replacing(path) as scratch:
+        if path.endswith(".pth"):
+            torch.save({key: _without_views(value) for key, value in content.items()}, scratch)
+            return
+        from safetensors.torch import save
 
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights_of(content).items()}
-        with replacing(path) as scratch:
-            save_file(tensors, scratch)
-    elif path.endswith(".pth"):
-        with replacing(path) as scratch:
-            torch.save(dict(content), scratch)
-    else:
-        raise ValueError(f"{path}: a checkpoint ends in .pth or .safetensors")
+        about = {"about": json.dumps(content["about"])} if content.get("about") else None
+        # safetensors' own file could not be read by others than its owner
+        scratch.write_bytes(save(tensors, about))
+
+
+def _without_views(value: Any) -> Any:
+    """A state dict whose tensors are not parts of larger ones, which would be saved whole."""
+    if not (
+        isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values())
+    ):
+        return value
+    return {k: v.clone() if v.untyped_storage().nbytes() > v.nbytes else v for k, v in value.items()}

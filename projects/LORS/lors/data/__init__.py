@@ -1,20 +1,8 @@
-"""Data that Detectron2 lacks: any COCO-format dataset by its paths, checked; the digits; a careful mapper."""
+"""Data that Detectron2 lacks: any dataset by its paths, checked; the digits; a careful mapper."""
 
 from lors.data.augmentation import RandomChoice
-from lors.data.check import check_records
-from lors.data.coco import num_classes, register_coco
+from lors.data.classes import num_classes
+from lors.data.coco import check_records, register_coco, register_split
 from lors.data.digits import make_digits, register_digits
 from lors.data.loader import TrainLoader
 from lors.data.mapper import Mapper, Readable
-
-__all__ = [
-    "Mapper",
-    "RandomChoice",
-    "Readable",
-    "TrainLoader",
-    "check_records",
-    "make_digits",
-    "num_classes",
-    "register_coco",
-    "register_digits",
-]

@@ -1,4 +1,4 @@
-"""Register COCO-format datasets with Detectron2."""
+"""Datasets of one's own, registered with Detectron2: checked, mended, and with a model's classes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,45 @@ import functools
 import json
 import logging
 import os
+import random
 import tempfile
 import zlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count
+from math import inf
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import BoxMode
 
-from lors.data.check import Problem, check, mends, read_json, summarise
-
-__all__ = ["num_classes", "register_coco"]
+from lors.data.check import ERROR, NOTED, Problem, check, is_size, is_text, summarise
+from lors.data.classes import classes_of
+from lors.data.images import BadImage, check_size, missing, read_image
+from lors.data.voc import image_folder, is_voc, read_voc
+from lors.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def register_coco(json_file: str, image_root: str, name: str | None = None) -> str:
-    """Register a COCO-format dataset and return its name in Detectron2's catalogs.
+def register_coco(
+    json_file: str,
+    image_root: str,
+    name: str | None = None,
+    *,
+    crowds_as_objects: bool = False,
+    part: Sequence[float] = (0, 1),
+    seed: int = 0,
+) -> str:
+    """Register a dataset and return its name in Detectron2's catalogs.
 
     Args:
-        json_file: the annotations, in COCO's instances format.
-        image_root: the folder that the JSON's ``file_name`` entries are relative to.
-        name: the name to register; by default one made from the two paths.
+        json_file: the annotations, in COCO's instances format or in Pascal VOC's, see `read_voc`.
+        image_root: the folder that the JSON's ``file_name`` entries are relative to; empty for VOC's own.
+        name: the name to register; by default one made from the paths and options.
+        crowds_as_objects: see `check`.
+        part, seed: the images from one share to another, in an order that follows from the seed.
 
     Calling this again with the same arguments returns the same name and does nothing else.
 
@@ -37,70 +52,178 @@ def register_coco(json_file: str, image_root: str, name: str | None = None) -> s
     training and evaluation then use, and logged.
 
     Raises:
-        ValueError: what is wrong and cannot be mended.
+        UserError: what is wrong and cannot be mended.
     """
-    _check_exists("json_file", json_file, os.path.isfile)
-    _check_exists("image_root", image_root, os.path.isdir)
+    if is_voc(json_file) and not image_root:
+        image_root = image_folder(json_file)
+    _check_exists("json_file", json_file)
+    _check_exists("image_root", image_root)
     json_file, image_root = os.path.abspath(json_file), os.path.abspath(image_root)
+    source = [json_file, image_root, crowds_as_objects, *part, seed]
     # Many datasets share annotations/instances_train.json, so the name needs the whole path.
-    code = zlib.crc32(f"{json_file}\n{image_root}".encode())
+    code = zlib.crc32(json.dumps(source).encode())
     name = name or f"{Path(json_file).parent.name}_{Path(json_file).stem}_{code:08x}"
-
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name)
-        if (known.get("source_json"), known.get("image_root")) == (json_file, image_root):
+        if known.get("source") == source:
             return name
-        raise ValueError(
+        raise UserError(
             f"dataset {name!r} is already registered with {known.get('json_file')}, not {json_file}"
         )
-
-    dataset = read_json(json_file)
-    problems = check(dataset)
-    _raise_errors(json_file, [problem for problem in problems if not problem.fixed])
-    if problems:
-        logger.warning("%s: %s", json_file, summarise(problems))
-    categories = sorted(dataset["categories"], key=lambda category: category["id"])
-    register_coco_instances(
-        name,
-        {
-            # load_coco_json sets these two again, and insists on finding the same values.
-            "thing_classes": [category["name"] for category in categories],
-            "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(categories)},
-            "source_json": json_file,
-        },
-        _write_copy(dataset, name) if mends(problems) else json_file,
-        image_root,
-    )
+    dataset, problems = read(json_file, image_root)
+    problems += check(dataset, image_root, crowds_as_objects=crowds_as_objects)
+    # Whether an image may be missing is for the mapper to say.
+    errors = [problem for problem in problems if problem.done == ERROR and problem.kind != "missing_image"]
+    if errors:
+        raise UserError(
+            f"{json_file} cannot be used: {summarise(errors)}; tools/check_dataset.py lists them all"
+        )
+    mended = [problem for problem in problems if problem.done not in (ERROR, NOTED)]
+    if mended:
+        logger.warning("%s: %s", json_file, summarise(mended))
+    is_part = tuple(part) != (0, 1)
+    if is_part:
+        _keep_part(dataset, part, seed)
+    is_copy = mended or is_part or is_voc(json_file)
+    register(name, write_copy(dataset, name) if is_copy else json_file, image_root, dataset, source=source)
     return name
 
 
-def num_classes(dataset: str) -> int:
-    """Return the number of thing classes of a registered dataset."""
-    if dataset not in DatasetCatalog.list():
-        raise ValueError(f"dataset {dataset!r} is not registered in Detectron2's DatasetCatalog")
-    if MetadataCatalog.get(dataset).get("thing_classes") is None:
-        # register_coco_instances({}) leaves the classes out until the data is loaded.
-        DatasetCatalog.get(dataset)
-    return len(MetadataCatalog.get(dataset).thing_classes)
+def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
+    """Register the "train" or "test" part of a config's `dataset`; its name, or None without a test set.
+
+    Args:
+        dataset: train_json, train_images, test_json and test_images as for `register_coco`; val_fraction, the
+            share of the training images to test on where there is no test_json; val_seed, which they follow
+            from; crowds_as_objects.
+
+    Raises:
+        UserError: as `register_coco` does; val_fraction is not a share, or there is a test_json too.
+    """
+    share = dataset["val_fraction"]
+    if not 0 <= share < 1 or (share and dataset["test_json"]):
+        raise UserError(
+            f"dataset.val_fraction={share}: must be from 0 to below 1, and 0 beside dataset.test_json"
+        )
+    if split == "test" and not (share or dataset["test_json"]):
+        return None
+    which = "test" if split == "test" and not share else "train"
+    return register_coco(
+        dataset[f"{which}_json"],
+        dataset[f"{which}_images"],
+        crowds_as_objects=dataset["crowds_as_objects"],
+        part=(0, 1) if not share else (0, share) if split == "test" else (share, 1),
+        seed=dataset["val_seed"],
+    )
 
 
-def _check_exists(argument: str, path: str, exists: Callable[[str], bool]) -> None:
-    if path and exists(path):
+def read(path: str, image_root: str) -> tuple[Any, list[Problem]]:
+    """The content of a JSON file, or of VOC's files in the same form, and what is odd about the file.
+
+    Raises:
+        UserError: it is none.
+    """
+    if is_voc(path):
+        return read_voc(path, image_root), []
+    content = Path(path).read_bytes()
+    try:
+        dataset = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from error
+    is_plain = content[:1].isascii() and b"\0" not in content[:4]
+    return dataset, [] if is_plain else [Problem("encoding", "file", f"it begins with {content[:3]!r}")]
+
+
+def check_records(
+    records: Sequence[dict[str, Any]],
+    name: str,
+    *,
+    on_bad_image: str,
+    num_queries: float,
+    max_detections: float = inf,
+) -> None:
+    """`check` for dataset dicts that are about to be used; logs what can be worked with.
+
+    Raises:
+        UserError: what cannot be; no image has a box to learn or can be read.
+    """
+    numbers = count(1)
+    dataset = {
+        "images": [{**record, "id": i} for i, record in enumerate(records)],
+        "categories": [{"id": i, "name": text} for i, text in enumerate(classes_of(name).names)],
+        "annotations": [
+            {"iscrowd": 0, "area": 0, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
+            for i, record in enumerate(records)
+            for a in record.get("annotations", ())
+        ],
+    }
+    problems = check(dataset, "", num_queries=num_queries, max_detections=max_detections)
+    errors = [problem for problem in problems if problem.done == ERROR]
+    if on_bad_image == "skip":
+        lost = missing(record["file_name"] for record in records)
+        errors = [problem for problem in errors if problem.kind != "missing_image"]
+        # With none to draw instead, a loader would look for one for ever.
+        if all(record["file_name"] in lost or check_image(record, "") for record in records):
+            raise UserError(f"dataset {name}: none of its {len(records)} images can be used")
+    if errors:
+        raise UserError(f"dataset {name} cannot be used: {summarise(errors)}")
+    if problems:
+        logger.warning("dataset %s: %s", name, summarise(problems))
+
+
+def _xywh(annotation: Mapping[str, Any]) -> list[float]:
+    box = list(annotation["bbox"])
+    return BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS) if len(box) == 4 else box
+
+
+def check_image(image: Any, image_root: str) -> Problem | None:
+    """What is wrong with the file, which is read whole, of one entry of a dataset's images.
+
+    What is wrong with the entry itself, and whether the file is there, is for `check` to find.
+    """
+    if not (isinstance(image, dict) and is_text(image.get("file_name"))):
+        return None
+    name, kind = os.path.join(image_root, image["file_name"]), "bad_image"
+    size = [image.get(side) for side in ("width", "height")]
+    try:
+        pixels, kind = read_image(name), "image_size"
+        if all(map(is_size, size)):
+            check_size(name, pixels, *size)
+    except BadImage as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            return Problem(kind, f"image {image.get('id')}", str(error))
+    return None
+
+
+def register(name: str, json_file: str, image_root: str, dataset: dict, **metadata: Any) -> None:
+    categories = sorted(dataset["categories"], key=lambda category: category["id"])
+    # load_coco_json sets the first two again, and insists on finding the same values.
+    known = {
+        "thing_classes": [category["name"] for category in categories],
+        "thing_dataset_id_to_contiguous_id": {c["id"]: i for i, c in enumerate(categories)},
+        **metadata,
+    }
+    register_coco_instances(name, known, json_file, image_root)
+
+
+def _keep_part(dataset: dict, part: Sequence[float], seed: int) -> None:
+    images = sorted(dataset["images"], key=lambda image: image["id"])
+    random.Random(seed).shuffle(images)
+    first, last = (round(share * len(images)) for share in part)
+    dataset["images"] = images[first:last]
+    kept = {image["id"] for image in dataset["images"]}
+    if not kept:
+        raise UserError(f"dataset.val_fraction leaves no image of {len(images)} from {part[0]} to {part[1]}")
+    dataset["annotations"] = [a for a in dataset.get("annotations", ()) if a["image_id"] in kept]
+
+
+def _check_exists(argument: str, path: str) -> None:
+    if path and os.path.exists(path):
         return
     problem = f"{argument} {str(path)!r} does not exist" if path else f"{argument} is empty"
     root = os.environ.get("DETECTRON2_DATASETS")
     where = "DETECTRON2_DATASETS is " + (repr(root) if root is not None else "not set")
-    raise FileNotFoundError(f"{problem} ({where})")
-
-
-def _raise_errors(json_file: str, errors: Sequence[Problem]) -> None:
-    """One line with the number of each kind and the first of it."""
-    if errors:
-        counts = Counter(error.kind for error in errors)
-        first = {error.kind: error for error in reversed(errors)}
-        kinds = [f"{n} {kind} ({first[kind].id}: {first[kind].reason})" for kind, n in counts.items()]
-        more = "; tools/check_dataset.py lists them all" if len(errors) > len(kinds) else ""
-        raise ValueError(f"{json_file} cannot be used: {', '.join(kinds)}{more}")
+    raise UserError(f"{problem} ({where})")
 
 
 @functools.cache
@@ -109,7 +232,7 @@ def _folder_of_copies() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="lors-datasets-")
 
 
-def _write_copy(dataset: dict, name: str) -> str:
+def write_copy(dataset: dict, name: str) -> str:
     path = Path(_folder_of_copies().name) / f"{zlib.crc32(name.encode()):08x}.json"
     path.write_text(json.dumps(dataset), encoding="utf-8")
     return str(path)

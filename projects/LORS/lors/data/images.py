@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
+from urllib.parse import unquote
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
 
-__all__ = ["BadImage", "check_size", "read_image"]
+from lors.errors import UserError
 
 MAX_PIXELS = 80_000_000
 
 
-class BadImage(ValueError):
+class BadImage(UserError):
     """An image that cannot be used; the text is one line with its file and the reason."""
 
     def __str__(self) -> str:
@@ -24,7 +29,8 @@ class BadImage(ValueError):
 def read_image(file_name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first frame of an image file, upright as EXIF tells: RGB, uint8 (H, W, 3).
 
-    Of 16 bits the upper 8 stay. Transparent pixels lie on white.
+    Of 16 bits the upper 8 that are used stay: a camera of 12 bits leaves 4 unused. Transparent pixels lie on
+    white.
 
     Raises:
         BadImage: the file is missing, broken, no image, larger than `max_pixels` (seen before it is decoded;
@@ -58,10 +64,50 @@ def check_size(file_name: str, image: np.ndarray, width: int, height: int) -> No
         raise BadImage(f"{file_name}: {reason}")
 
 
+def missing(paths: Iterable[str]) -> set[str]:
+    """Those of some files that are not there."""
+    paths = [path for path in paths if "://" not in path]
+    # Listing each folder once takes less time than asking for each file.
+    folders = {folder for folder in map(os.path.dirname, paths) if os.path.isdir(folder)}
+    there = {os.path.join(folder, file) for folder in folders for file in os.listdir(folder)}
+    return {path for path in paths if path not in there and not os.path.isfile(path)}
+
+
+def find_files(names: Mapping[Hashable, str], folder: str) -> dict[Hashable, str | None]:
+    """For those `names` that are not in `folder`, the one file there that another system named so, or None.
+
+    Slashes, case, %20, composed letters and the folders before a name may differ.
+    """
+    gone = missing(os.path.join(folder, name) for name in names.values())
+    lost = {key: name for key, name in names.items() if os.path.join(folder, name) in gone}
+    files: dict[str, list[str]] = defaultdict(list)
+    for parent, _, found in os.walk(folder) if lost else ():
+        for name in found:
+            files[_plain(name)].append(os.path.relpath(os.path.join(parent, name), folder))
+    guesses: dict[Hashable, str | None] = {}
+    for key, name in lost.items():
+        wanted = f"/{_plain(name).lstrip('/')}"
+        places = {path: f"/{_plain(path)}" for path in files[wanted.rpartition("/")[2]]}
+        # The one with the most folders in common, or the only one in a deeper folder
+        inside = sorted((len(plain), path) for path, plain in places.items() if wanted.endswith(plain))
+        deeper = [path for path, plain in places.items() if plain.endswith(wanted)]
+        fits = [path for length, path in inside if length == inside[-1][0]] or deeper
+        guesses[key] = fits[0] if len(fits) == 1 else None
+    # Several names for one file are no good guess.
+    taken = Counter([*names.values(), *guesses.values()])
+    return {key: path if taken[path] == 1 else None for key, path in guesses.items()}
+
+
+def _plain(path: str) -> str:
+    return unicodedata.normalize("NFC", unquote(path)).replace("\\", "/").casefold()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     # Older Pillows open 16-bit PNG files with mode I.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        used = int(values.max()).bit_length()
+        image = Image.fromarray((values >> max(0, used + used % 2 - 8)).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"32-bit values (mode {image.mode}), whose range is unknown")
     if image.has_transparency_data:

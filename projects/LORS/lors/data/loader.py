@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from lors.data.images import BadImage
+from lors.errors import UserError
 
 Record = dict[str, Any]
 Mapper = Callable[[Record], "Record | None"]
@@ -42,7 +43,7 @@ class TrainLoader:
         next_batch: the number of the batch that iteration begins with.
 
     Raises:
-        ValueError: the batch size is no multiple of the number of processes.
+        UserError: the batch size is no multiple of the number of processes.
         BadImage: in iteration, when no image at all can be read.
     """
 
@@ -57,7 +58,7 @@ class TrainLoader:
     ) -> None:
         self.process, self.processes = comm.get_rank(), comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % self.processes:
-            raise ValueError(
+            raise UserError(
                 f"dataloader.train.total_batch_size={total_batch_size}: must be a multiple of the "
                 f"{self.processes} process(es)"
             )

@@ -14,8 +14,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 
 from lors.data.images import MAX_PIXELS, BadImage, check_size, read_image
-
-__all__ = ["Mapper", "Readable"]
+from lors.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Mapper:
             ("on_bad_image", on_bad_image, ("raise", "skip")),
         ):
             if value not in allowed:
-                raise ValueError(f"mapper.{name}={value!r}: must be one of {', '.join(allowed)}")
+                raise UserError(f"mapper.{name}={value!r}: must be one of {', '.join(allowed)}")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format

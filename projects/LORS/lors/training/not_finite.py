@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.weights import write
 from lors.data import Readable, TrainLoader
+from lors.errors import UserError
 from lors.training.files import replacing
 from lors.training.hooks import seed_step
 
@@ -83,7 +84,7 @@ def replay(path: str, model: nn.Module, loader: TrainLoader, precision: torch.dt
         precision, mixed: whether training was in mixed precision, and in which.
 
     Raises:
-        FloatingPointError: a matching cost is not finite, after the modules have been logged.
+        UserError: a matching cost is not finite, after the modules have been logged.
     """
     with open(path) as file:
         record = json.load(file)
@@ -96,7 +97,10 @@ def replay(path: str, model: nn.Module, loader: TrainLoader, precision: torch.dt
         module.register_forward_hook(partial(_log_if_not_finite, name))
     seed_step(loader, record["iteration"])
     with torch.autocast(model.device.type, precision, enabled=mixed):
-        losses = model.train()(batch)
+        try:
+            losses = model.train()(batch)
+        except FloatingPointError as error:
+            raise UserError(str(error)) from error
     sum(losses.values()).backward()
     logger.info("Losses: %s", ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items()))
     for name, parameter in model.named_parameters():

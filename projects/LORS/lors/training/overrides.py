@@ -4,46 +4,54 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 
 from detectron2.config import LazyConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lors.errors import UserError
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`LazyConfig.apply_overrides` for keys that exist in `cfg` or that the object they belong to accepts.
 
+    What takes the place of a text is the text that was typed, whatever is in it; quotes around it, "null" and
+    "${key}" are Hydra's.
+
     Raises:
-        ValueError: any other key, naming the nearest known one, a text without "=", a value that Hydra's
+        UserError: any other key, naming the nearest known one, a text without "=", a value that Hydra's
             grammar does not have, or one of another kind than the config's (a text for a number).
     """
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
-            raise ValueError(f"override {override!r}: must be key=value")
+            raise UserError(f"override {override!r}: must be key=value")
         if not _is_known(cfg, key):
             known = list(_keys(cfg))
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            raise ValueError(f"override {key!r}: no such key in the config; the nearest is {nearest[0]!r}")
+            raise UserError(f"override {key!r}: no such key in the config; the nearest is {nearest[0]!r}")
     for override in overrides:
-        key = override.partition("=")[0]
-        before = OmegaConf.select(cfg, key)
+        key, _, value = override.partition("=")
+        before = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if isinstance(before, str) and not re.fullmatch(r"""null|'.*'|".*"|.*\$\{.*""", value, re.DOTALL):
+            OmegaConf.update(cfg, key, value)
+            continue
         try:
             cfg = LazyConfig.apply_overrides(cfg, [override])
-        except HydraException as error:
-            raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"override {override!r}: {str(error).splitlines()[0]}") from error
         kind, given = _kind(before), _kind(OmegaConf.select(cfg, key))
         if kind and given and given != kind:
-            raise ValueError(f"override {override!r}: must be a {kind}, as {before!r} is")
+            raise UserError(f"override {override!r}: must be a {kind}, as {before!r} is")
     return cfg
 
 
 def _kind(value: object) -> str | None:
-    for kind, types in (("truth value", bool), ("number", (int, float)), ("text", str)):
-        if isinstance(value, types):
-            return kind
-    return None
+    kinds = {"truth value": bool, "number": (int, float), "text": str}
+    return next((kind for kind, types in kinds.items() if isinstance(value, types)), None)
 
 
 def _is_known(cfg: DictConfig, key: str) -> bool:

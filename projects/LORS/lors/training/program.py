@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import detectron2
-from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -25,11 +24,12 @@ from omegaconf import DictConfig
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
-from lors.training.errors import EXPECTED, config_errors, one_line_errors
+from lors.checkpoints import load_config
+from lors.errors import UserError
+from lors.training.errors import MENDABLE, config_errors, one_line_errors
 from lors.training.files import remove_unfinished
 from lors.training.hooks import Stopped
 from lors.training.not_finite import FiniteLoss
-from lors.training.overrides import apply_overrides
 from lors.training.setup import auto_scale
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _pass_on(received: list[int], number: int, frame: Any) -> None:
 def set_up(args: argparse.Namespace) -> DictConfig:
     """The config with its overrides; logging, seeds and the output folder as it wants them."""
     with config_errors():
-        cfg = apply_overrides(LazyConfig.load(args.config_file), args.opts)
+        cfg = load_config(args.config_file, args.opts)
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
         default_setup(cfg, args)
@@ -96,10 +96,11 @@ def leaving_nothing_open(cfg: DictConfig) -> Iterator[None]:
         os.remove(path)
     try:
         yield
-    except EXPECTED:
+    except Exception:
         if os.path.isdir(cfg.train.output_dir):
             with open(path, "w") as file:
                 traceback.print_exc(file=file)
+            logger.error("Where that happened is in %s", path)
         raise
     finally:
         # Left to the interpreter's end, the group's threads may abort a process that has done its work.
@@ -120,7 +121,7 @@ def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
     except FloatingPointError as error:
         record = finite.write(folder)
         again = _command("--replay", record)
-        raise FloatingPointError(f"{error}; its images and losses are in {record}; again: {again}") from error
+        raise UserError(f"{error}; its images and losses are in {record}; again: {again}") from error
     except Stopped as stopped:
         name, iteration = signal.Signals(stopped.signal).name, finite.trainer.iter
         again = _command("--resume")
@@ -150,4 +151,4 @@ def _cut_metrics(path: str, start: int) -> None:
 
 def _is_bug(record: logging.LogRecord) -> bool:
     """False where the training loop logs the traceback of what a user can mend; error.txt has it."""
-    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED))
+    return not (record.exc_info and isinstance(record.exc_info[1], (*MENDABLE, FloatingPointError)))

@@ -1,9 +1,23 @@
-"""Learning-rate warm-up counted in iterations; Detectron2 counts it as a part of the training."""
+"""Iterations: of COCO's epochs, and of a warm-up, which Detectron2 counts as a part of the training."""
 
 from __future__ import annotations
 
+import math
+
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import OmegaConf
+
+COCO_IMAGES = 117_266  # of train2017, with boxes
+
+
+def coco_iterations(epochs: int | None, batch: int) -> int | None:
+    """The iterations in some epochs of COCO."""
+    return None if epochs is None else epochs * math.ceil(COCO_IMAGES / batch)
+
+
+# ${lors.coco_iterations:epochs,batch} in a config; train_net.py counts the images that there are instead
+OmegaConf.register_new_resolver("lors.coco_iterations", coco_iterations, replace=True)
 
 
 def warm_up(

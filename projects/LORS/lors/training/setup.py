@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,28 +12,68 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim import Optimizer
 
-from lors.data import TrainLoader, check_records, num_classes
+from lors.checkpoints.checkpointer import to_device
+from lors.data import TrainLoader, check_records
+from lors.data.classes import Classes, classes_of, with_classes
+from lors.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """`cfg.model` on `cfg.train.device`; with `cfg.train.compile`, its decoder is compiled where it runs.
-
-    Raises:
-        ValueError: a dataset has more classes than the model.
-    """
+    """`cfg.model` on `cfg.train.device`; with `cfg.train.compile`, its decoder is compiled where it runs."""
     model = instantiate(cfg.model)
-    for split in ("train", "test"):
-        name = instantiate(cfg.dataloader[split].dataset.names)
-        classes = num_classes(name)
-        if classes > model.decoder.num_classes:
-            raise ValueError(
-                f"dataset {name}: its class ids go to {classes - 1}, those of the model "
-                f"(model.decoder.num_classes={model.decoder.num_classes}) to {model.decoder.num_classes - 1}"
-            )
     if cfg.train.compile:
         model.decoder.compile(fullgraph=True)
-    return model.to(cfg.train.device)
+    return to_device(model, cfg.train.device)
+
+
+def train_classes(cfg: DictConfig, model: nn.Module) -> Classes:
+    """Those of the training set.
+
+    Raises:
+        UserError: the model has another number.
+    """
+    name = instantiate(cfg.dataloader.train.dataset.names)
+    classes = classes_of(name)
+    if len(classes.names) != model.decoder.num_classes:
+        raise UserError(
+            f"dataset {name} has {len(classes.names)} classes ({', '.join(classes.names)}), the model "
+            f"model.decoder.num_classes={model.decoder.num_classes}"
+        )
+    return classes
+
+
+def use_test_set(cfg: DictConfig, model: nn.Module, classes: Classes | None) -> bool:
+    """Make the test set ready, with the model's classes matched by name; False where there is none.
+
+    Args:
+        classes: None for a checkpoint that does not name its classes: they are taken to be the test set's.
+
+    Raises:
+        UserError: an annotation that cannot be used; objects of classes that the model does not have.
+    """
+    name = instantiate(cfg.dataloader.test.dataset.names) if cfg.dataloader.get("test") else None
+    if not name:
+        return False
+    own = classes_of(name)
+    if classes is None and len(own.names) == model.decoder.num_classes:
+        logger.warning(
+            "The checkpoint does not name its classes; they are taken to be %s", ", ".join(own.names)
+        )
+        classes = own
+    if classes is None:
+        raise UserError(
+            f"dataset {name} has {len(own.names)} classes ({', '.join(own.names)}), the checkpoint "
+            f"{model.decoder.num_classes} that it does not name"
+        )
+    name = with_classes(name, classes)
+    cfg.dataloader.test.dataset.names = cfg.dataloader.evaluator.dataset_name = name
+    limits = model.max_detections, cfg.dataloader.evaluator.get("max_dets_per_image") or 100
+    _load(cfg, "test", model, max_detections=min(limits))
+    return True
 
 
 def parallel(cfg: DictConfig, model: nn.Module) -> nn.Module:
@@ -40,59 +82,78 @@ def parallel(cfg: DictConfig, model: nn.Module) -> nn.Module:
     return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **cfg.train.ddp)
 
 
-def load_dataset(cfg: DictConfig, split: str, model: nn.Module) -> list[dict[str, Any]]:
-    """The records of a dataset, checked.
-
-    Raises:
-        ValueError: an annotation that cannot be used, see `check_records`.
-    """
+def _load(cfg: DictConfig, split: str, model: nn.Module, **limits: int) -> list[dict[str, Any]]:
     node = cfg.dataloader[split]
-    records = instantiate(node.dataset)
-    check_records(
-        records,
-        instantiate(node.dataset.names),
-        num_queries=len(model.queries.content),
-        on_bad_image=node.mapper.get("on_bad_image", "raise"),
-    )
+    name = instantiate(node.dataset.names)
+    try:
+        records = instantiate(node.dataset)
+    except AssertionError as error:  # Detectron2's, where no image is left
+        reason = "no image has a box to learn; crowds do not count (dataset.crowds_as_objects=true)"
+        raise UserError(f"dataset {name}: {reason}") from error
+    on_bad_image = node.mapper.get("on_bad_image", "raise")
+    check_records(records, name, on_bad_image=on_bad_image, num_queries=len(model.queries.content), **limits)
     return records
 
 
 def load_train_data(cfg: DictConfig, model: nn.Module) -> tuple[TrainLoader, int]:
     """The loader, whose stream has the seed of the config or a random one, and the number of images."""
-    dataset = load_dataset(cfg, "train", model)
+    dataset = _load(cfg, "train", model)
     loader = instantiate({**cfg.dataloader.train, "dataset": dataset})
     loader.seed = cfg.train.seed if cfg.train.seed >= 0 else comm.shared_random_seed()
     return loader, len(dataset)
 
 
 def count_iterations(cfg: DictConfig, epoch: int) -> None:
-    """Fills in what the config leaves to the number of iterations in an epoch.
+    """Fills in what the config leaves to the number of iterations in an epoch, None or COCO's.
 
     Raises:
-        ValueError: neither epochs nor iterations are given, or a number of them is not positive.
+        UserError: neither epochs nor iterations are given, or a number of them is not positive.
     """
-    if cfg.train.max_iter is None:
-        if cfg.train.epochs is None:
-            raise ValueError("train.epochs, train.max_iter: one of them must be set")
-        cfg.train.max_iter = cfg.train.epochs * epoch
-    if cfg.train.eval_period is None:
-        cfg.train.eval_period = epoch
-    if cfg.train.checkpointer.period is None:
-        cfg.train.checkpointer.period = epoch
+    train = cfg.train
+    if _is_open(train, "max_iter"):
+        if train.epochs is None:
+            raise UserError("train.epochs, train.max_iter: one of them must be set")
+        train.max_iter = train.epochs * epoch
+    for node, name in ((train, "eval_period"), (train.checkpointer, "period")):
+        if _is_open(node, name):
+            node[name] = epoch
     for name in ("max_iter", "log_period", "checkpointer.period"):
-        value = OmegaConf.select(cfg.train, name)
+        value = OmegaConf.select(train, name)
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"train.{name}={value}: must be a whole number of at least 1")
+            raise UserError(f"train.{name}={value}: must be a whole number of at least 1")
+
+
+def _is_open(node: DictConfig, name: str) -> bool:
+    written = OmegaConf.to_container(node, resolve=False)[name]
+    return written is None or "lors.coco_iterations" in str(written)
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def keep_settings(optimizer: Optimizer, wanted: Sequence[dict[str, Any]]) -> None:
+    """Gives an optimiser that was loaded from a checkpoint the config's settings; what changes is logged."""
+    changes: dict[str, None] = {}
+    for group, settings in zip(optimizer.param_groups, wanted):
+        # The schedule multiplies this one.
+        settings = {"initial_lr" if k == "lr" else k: v for k, v in settings.items()}
+        for name, value in settings.items():
+            if name in group and group[name] != value:
+                changes[f"{name} {group[name]} is now {value}"] = None
+                group[name] = value
+    if changes:
+        logger.warning("The config's optimizer differs from the checkpoint's: %s", ", ".join(changes))
 
 
 def auto_scale(cfg: DictConfig, gpus: int) -> None:
     """Batch and learning rate in proportion to the GPUs, from what the config means for reference_gpus.
 
     Raises:
-        ValueError: the batch would not be whole.
+        UserError: the batch would not be whole.
     """
     batch = cfg.dataloader.train.total_batch_size * gpus / cfg.train.reference_gpus
     if batch != int(batch):
-        raise ValueError(f"--auto-scale: a batch of {batch:g} for {gpus} GPUs; it must be whole")
+        raise UserError(f"--auto-scale: a batch of {batch:g} for {gpus} GPUs; it must be whole")
     cfg.dataloader.train.total_batch_size = int(batch)
     cfg.optimizer.lr *= gpus / cfg.train.reference_gpus

@@ -1,0 +1,95 @@
+"""Classes are what their names say, whatever ids a file gives them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from typing import NamedTuple
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from lors.data.check import ERROR, Problem, summarise
+from lors.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Classes(NamedTuple):
+    """Names in a model's order, and the category id that stands for each."""
+
+    names: list[str]
+    ids: list[int]
+
+
+def classes_of(dataset: str) -> Classes:
+    """Those of a dataset in Detectron2's catalogs, with its file's category ids or, without one, from 0."""
+    if dataset not in DatasetCatalog.list():
+        raise UserError(f"dataset {dataset!r} is not registered in Detectron2's DatasetCatalog")
+    if MetadataCatalog.get(dataset).get("thing_classes") is None:
+        # register_coco_instances({}) leaves the classes out until the data is loaded.
+        DatasetCatalog.get(dataset)
+    metadata = MetadataCatalog.get(dataset)
+    names = list(metadata.thing_classes)
+    to_index = metadata.get("thing_dataset_id_to_contiguous_id", {i: i for i in range(len(names))})
+    return Classes(names, sorted(to_index, key=to_index.get))
+
+
+def num_classes(dataset: str) -> int:
+    """The number of classes of a dataset in Detectron2's catalogs."""
+    return len(classes_of(dataset).names)
+
+
+def match(dataset: dict, classes: Classes) -> list[Problem]:
+    """Makes the categories of a checked dataset those of a model, by name, and so the annotations' ids."""
+    ids = dict(zip(classes.names, classes.ids))
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    used = {names[annotation["category_id"]] for annotation in dataset.get("annotations", ())}
+    unknown = [name for name in names.values() if name not in ids]
+    problems = [
+        Problem(
+            kind,
+            "file",
+            f"{', '.join(map(repr, found))}; the model's classes are {', '.join(map(repr, ids))}",
+        )
+        for kind, found in (
+            ("unknown_class", [name for name in unknown if name in used]),
+            ("unused_class", [name for name in unknown if name not in used]),
+        )
+        if found
+    ]
+    if names != dict(zip(classes.ids, classes.names)):
+        problems.append(
+            Problem("other_ids", "file", f"now {', '.join(f'{n!r} is {i}' for n, i in ids.items())}")
+        )
+        for annotation in dataset.get("annotations", ()):
+            annotation["category_id"] = ids.get(names[annotation["category_id"]])
+        dataset["categories"] = [{"id": i, "name": name} for name, i in ids.items()]
+    return problems
+
+
+def with_classes(dataset: str, classes: Classes) -> str:
+    """The name of a dataset whose classes are those of a model: this one, or a copy matched by name.
+
+    Raises:
+        UserError: there are objects of classes that the model does not have.
+    """
+    from lors.data.coco import read, register, write_copy
+
+    own, metadata = classes_of(dataset).names, MetadataCatalog.get(dataset)
+    if own == classes.names:
+        return dataset
+    if metadata.get("json_file") is None:
+        raise UserError(f"dataset {dataset}: its classes {own} are not the model's {classes.names}")
+    if list(classes.ids) != sorted(classes.ids):  # by which Detectron2 orders classes
+        classes = Classes(classes.names, [*range(1, len(classes.names) + 1)])
+    name = f"{dataset}_{zlib.crc32(json.dumps(classes).encode()):08x}"
+    if name not in DatasetCatalog.list():
+        content, _ = read(metadata.json_file, metadata.image_root)
+        problems = match(content, classes)
+        where = metadata.get("source", [metadata.json_file])[0]
+        if errors := [problem for problem in problems if problem.done == ERROR]:
+            raise UserError(f"{where} cannot be used: {summarise(errors)}")
+        logger.warning("%s: %s", where, summarise(problems))
+        register(name, write_copy(content, name), metadata.image_root, content)
+    return name

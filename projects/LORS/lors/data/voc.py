@@ -1,0 +1,81 @@
+"""Pascal VOC's folders, https://host.robots.ox.ac.uk/pascal/VOC, as a dataset in COCO format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+from PIL import Image
+
+from lors.errors import UserError
+
+
+def is_voc(path: str) -> bool:
+    """Whether it is a folder, or the list of an image set, rather than a JSON file."""
+    return os.path.isdir(path) or path.endswith(".txt")
+
+
+def image_folder(path: str) -> str:
+    """Where the images of `read_voc`'s argument are: JPEGImages beside the annotations, or else with them."""
+    folder = _annotation_folder(Path(path))
+    images = folder.parent / "JPEGImages"
+    return str(images if folder.name == "Annotations" and images.is_dir() else folder)
+
+
+def read_voc(path: str, image_root: str) -> dict:
+    """What a COCO-format file would hold.
+
+    Args:
+        path: a folder of XML files, or one with such a folder called Annotations; or an image set's list,
+            ImageSets/Main/train.txt, with Annotations beside ImageSets.
+        image_root: the folder of the images.
+
+    VOC counts pixels from 1. An object that is "difficult" is to be ignored. Classes are sorted by name.
+
+    Raises:
+        UserError: there are no XML files, one is missing, or is none of VOC's.
+    """
+    folder = _annotation_folder(Path(path))
+    if os.path.isdir(path):
+        files = sorted(folder.glob("*.xml"))
+    else:
+        # Lists of a single class have a second column.
+        names = [line.split()[0] for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
+        files = [folder / f"{name.removesuffix('.xml')}.xml" for name in names]
+    if not files:
+        raise UserError(f"{path}: there are no XML files of Pascal VOC in it")
+    by_stem = {Path(name).stem: name for name in sorted(os.listdir(image_root)) if not name.endswith(".xml")}
+    images, objects = [], []
+    for number, file in enumerate(files, start=1):
+        try:
+            root = ElementTree.parse(file).getroot()
+            name = by_stem.get(file.stem) or root.findtext("filename") or file.stem
+            width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+            if not (width and height) and os.path.isfile(os.path.join(image_root, name)):
+                with Image.open(os.path.join(image_root, name)) as image:
+                    width, height = image.size
+            images.append({"id": number, "file_name": name, "width": width, "height": height})
+            for found in root.iter("object"):
+                corners = (found.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+                x0, y0, x1, y1 = map(float, corners)
+                x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
+                w, h = x1 - x0, y1 - y0
+                entry = {"id": len(objects) + 1, "image_id": number, "bbox": [x0, y0, w, h], "area": w * h}
+                label, ignore = found.findtext("name") or "", int(found.findtext("difficult") or 0)
+                objects.append({**entry, "category_id": label, "iscrowd": 0, "ignore": ignore})
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: there is no {file}") from error
+        except (ElementTree.ParseError, TypeError, ValueError) as error:
+            raise UserError(f"{file}: not an annotation of Pascal VOC: {error}") from error
+    names = sorted({entry["category_id"] for entry in objects})
+    for entry in objects:
+        entry["category_id"] = names.index(entry["category_id"]) + 1
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    return {"images": images, "annotations": objects, "categories": categories}
+
+
+def _annotation_folder(path: Path) -> Path:
+    if path.is_dir():
+        return path / "Annotations" if (path / "Annotations").is_dir() else path
+    return path.absolute().parent.parent.parent / "Annotations"

@@ -1,0 +1,85 @@
+"""Pascal VOC's folders as they are published, and XML files beside the images as LabelImg leaves them."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from lors.data import register_coco
+from lors.data.classes import classes_of
+from lors.data.voc import image_folder, read_voc
+from lors.errors import UserError
+
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
+<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
+
+
+def xml(name, *objects, size=(60, 40)):
+    inside = "".join(OBJECT.format(name=n, box=box, difficult=d) for n, box, d in objects)
+    return (
+        f"<annotation><filename>{name}</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
+        f"<depth>3</depth></size>{inside}</annotation>"
+    )
+
+
+@pytest.fixture
+def voc(tmp_path):
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    for i, objects in enumerate(
+        ([("red", (11, 6, 30, 25), 0)], [("blue", (1, 1, 60, 40), 0), ("red", (5, 5, 9, 9), 1)])
+    ):
+        Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages" / f"{i}.jpg")
+        (tmp_path / "Annotations" / f"{i}.xml").write_text(xml(f"{i}.jpg", *objects))
+    (tmp_path / "ImageSets/Main/train.txt").write_text("0\n1\n")
+    (tmp_path / "ImageSets/Main/val.txt").write_text("1 -1\n")
+    before = set(DatasetCatalog.list())
+    yield tmp_path
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_published_folder(voc):
+    for path in (voc, voc / "Annotations", voc / "ImageSets/Main/train.txt"):
+        assert image_folder(str(path)) == str(voc / "JPEGImages")
+        content = read_voc(str(path), str(voc / "JPEGImages"))
+        assert [image["file_name"] for image in content["images"]] == ["0.jpg", "1.jpg"]
+        assert content["categories"] == [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
+        # Its first pixel is 1 and its last one belongs to the box.
+        boxes = [(a["image_id"], a["category_id"], a["bbox"], a["ignore"]) for a in content["annotations"]]
+        assert boxes == [
+            (1, 2, [10, 5, 20, 20], 0),
+            (2, 1, [0, 0, 60, 40], 0),
+            (2, 2, [4, 4, 5, 5], 1),
+        ]
+
+
+def test_registered(voc, caplog):
+    name = register_coco(str(voc / "ImageSets/Main/val.txt"), "")
+    assert classes_of(name).names == ["blue", "red"]
+    (record,) = DatasetCatalog.get(name)
+    assert record["file_name"] == str(voc / "JPEGImages" / "1.jpg")
+    assert [a["iscrowd"] for a in record["annotations"]] == [0, 1]
+    assert "1 ignore (made a crowd" in caplog.text
+
+
+def test_files_beside_their_images(tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "photo 1.PNG")
+    (tmp_path / "photo 1.xml").write_text(xml("C:\\x\\other.jpg", ("red", (1, 1, 5, 5), 0), size=(0, 0)))
+    content = read_voc(str(tmp_path), image_folder(str(tmp_path)))
+    assert content["images"] == [{"id": 1, "file_name": "photo 1.PNG", "width": 60, "height": 40}]
+
+
+@pytest.mark.parametrize(
+    "name, text, reason",
+    [
+        ("Annotations/0.xml", "<annotation>", "0.xml: not an annotation"),
+        ("Annotations/0.xml", xml("0.jpg", ("red", ("a", 1, 2, 3), 0)), "0.xml: not an annotation"),
+        ("ImageSets/Main/train.txt", "7\n", "there is no .*7.xml"),
+        ("ImageSets/Main/train.txt", "\n", "there are no XML files"),
+    ],
+)
+def test_what_is_none(voc, name, text, reason):
+    (voc / name).write_text(text)
+    with pytest.raises(UserError, match=reason):
+        register_coco(str(voc / "ImageSets/Main/train.txt"), "")
