@@ -13,6 +13,7 @@ import logging
 import math
 import os
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch import nn
 from lors import merge
 from lors.checkpoints import Checkpointer, load_detector
 from lors.checkpoints.about import describe
-from lors.checkpoints.checkpointer import saved_in
+from lors.checkpoints.checkpointer import first_readable, saved_in
 from lors.data import Readable
 from lors.data.classes import Classes
 from lors.errors import UserError
@@ -102,7 +103,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         else:
             trainer = SimpleTrainer(model, loader, optimizer)
         schedule = instantiate(cfg.lr_multiplier)
-        residual = instantiate(cfg.model.decoder.bank.residual) if cfg.train.get("factorize") else None
+        if cfg.train.factorize and cfg.model.decoder.get("bank") is None:
+            raise UserError("train.factorize=true: the config's decoder has no bank (model.decoder.bank)")
+        residual = instantiate(cfg.model.decoder.bank.residual) if cfg.train.factorize else None
         about = describe(cfg, classes)
         checkpointer = Checkpointer(
             model, cfg.train.output_dir, about=about, residual=residual, trainer=trainer, stream=stream
@@ -141,13 +144,14 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
 
 def evaluate(args: argparse.Namespace, cfg: DictConfig) -> None:
     """Evaluates a checkpoint, which knows its classes; for an old one the training set is asked."""
-    weights = ([*saved_in(cfg.train.output_dir), ""][0] if args.resume else "") or cfg.train.init_checkpoint
-    if not weights:
+    saved = saved_in(cfg.train.output_dir) if args.resume else []
+    if not (saved or cfg.train.init_checkpoint):
         where = (
             f"there is no checkpoint in {cfg.train.output_dir}" if args.resume else "or --resume for the last"
         )
         raise UserError(f"--eval-only: train.init_checkpoint=FILE is needed; {where}")
-    cfg, model = load_detector(args.config_file, weights, args.opts)
+    load = partial(load_detector, args.config_file, overrides=args.opts)
+    cfg, model = first_readable(saved, load) if saved else load(cfg.train.init_checkpoint)
     classes = Classes(list(cfg.about.names), list(cfg.about.ids)) if "names" in cfg.about else None
     with config_errors():
         if classes is None:

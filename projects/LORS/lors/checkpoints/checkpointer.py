@@ -6,9 +6,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import URLError
 
 import torch
@@ -28,6 +28,8 @@ from lors.training.files import replacing
 from lors.training.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # The norms of Swin's outputs are this project's, and an index or a counter is no weight.
 _OPTIONAL = re.compile(r"backbone\.norms\..+|.+\.relative_position_index|.+\.num_batches_tracked")
@@ -88,15 +90,12 @@ class Checkpointer(DetectionCheckpointer):
                 )
             return self.load(path, checkpointables=[])
         self._resumes = True
-        for last in saved:
-            try:
-                if not os.path.isfile(last):
-                    raise FileNotFoundError(f"{last}: not found")
-                return self.load(last)
-            except (Unreadable, FileNotFoundError) as error:
-                logger.warning("%s; the checkpoint before it is taken", error)
-                self._parsed_url_during_load = None  # Detectron2 forgets it only where loading succeeds
-        raise UserError(f"{self.save_dir}: no checkpoint can be read; without --resume training starts anew")
+
+        def load(last: str) -> dict[str, Any]:
+            self._parsed_url_during_load = None  # Detectron2 forgets it only where loading succeeds
+            return self.load(last)
+
+        return first_readable(saved, load)
 
     def has_checkpoint(self) -> bool:
         return bool(saved_in(self.save_dir))
@@ -191,6 +190,22 @@ def saved_in(folder: str) -> list[str]:
             last = os.path.join(folder, file.read().strip())
         paths = [last, *(path for path in paths if path != last)]
     return paths
+
+
+def first_readable(saved: Sequence[str], load: Callable[[str], Result]) -> Result:
+    """What `load` makes of the first checkpoint; one that is damaged or missing gives way to the next.
+
+    Raises:
+        UserError: none can be read.
+    """
+    for path in saved:
+        try:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"{path}: not found")
+            return load(path)
+        except (Unreadable, FileNotFoundError) as error:
+            logger.warning("%s; the checkpoint before it is taken", error)
+    raise UserError(f"{os.path.dirname(saved[0])}: no checkpoint can be read")
 
 
 @contextmanager
