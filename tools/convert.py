@@ -3,9 +3,11 @@
 
     python tools/convert.py adamixer_r50_1x.pth ours.pth
     python tools/convert.py --to released ours.pth theirs.pth
+    python tools/convert.py --timm tf_efficientnet_lite0 backbone.pth
 
 Known are the authors' AdaMixer and LORS, and the backbones of Detectron2's model zoo, torchvision, timm,
-mmdetection and Swin's authors. OUT ends in .pth or .safetensors.
+mmdetection and Swin's authors. With --timm, which is for the backbone `lors.backbones.timm.Timm`, IN is the
+whole model, and without IN timm downloads it. OUT ends in .pth or .safetensors.
 """
 
 from __future__ import annotations
@@ -24,10 +26,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="IN")
+    parser.add_argument("source", metavar="IN", nargs="?")
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("--to", choices=["lors", "released"], default="lors", help="whose names OUT has")
+    parser.add_argument("--timm", metavar="NAME", help="the model of timm whose weights these are")
     args = parser.parse_args()
+    if args.timm:
+        from lors.backbones.timm import pretrained
+
+        write(args.out, {"model": pretrained(args.timm, args.source)})
+        sys.stdout.write(f"{args.out}: written\n")
+        return
+    if not args.source:
+        parser.error("IN is missing")
     content = read(args.source)
     try:
         kind, weights, unused = convert(weights_of(content))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from detectron2.config import LazyConfig, instantiate
 
@@ -158,3 +159,20 @@ def test_the_merged_detector_has_the_plain_config_of_its_shape():
         plain = build("configs/adamixer_2x64_r50_1x.py")
     ours, theirs = ([(n, t.shape) for n, t in model.state_dict().items()] for model in (merged, plain))
     assert ours == theirs
+
+
+def test_a_model_of_timm_becomes_a_backbone_to_start_from(run, tmp_path, tiny_model):
+    from lors.backbones.timm import Timm
+
+    whole = timm.create_model("resnet10t")
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    code, _ = run("convert", "--timm", "resnet10t", tmp_path / "whole.pth", tmp_path / "backbone.pth")
+    assert code == 0
+    model = tiny_model()
+    model.backbone = Timm("resnet10t")
+    before = model.state_dict()["queries.content"].clone()
+    Checkpointer(model, about={"names": ["a"]}).load(str(tmp_path / "backbone.pth"))
+    assert torch.equal(
+        model.backbone.body.state_dict()["conv1.0.weight"], whole.state_dict()["conv1.0.weight"]
+    )
+    assert torch.equal(model.state_dict()["queries.content"], before)

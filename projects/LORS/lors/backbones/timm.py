@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 from detectron2.modeling import Backbone
-from timm.layers import Format
-from timm.models import load_checkpoint
 from torch import Tensor
+
+from lors.errors import UserError
+
+try:
+    import timm
+    from timm.layers import Format
+    from timm.models import load_checkpoint
+except ModuleNotFoundError as error:
+    raise UserError("this backbone needs timm: pip install -e '.[timm]'") from error
 
 
 class Timm(Backbone):
@@ -22,7 +28,7 @@ class Timm(Backbone):
         options: for the model, such as drop_path_rate, or img_size where it has a fixed one.
 
     Raises:
-        ValueError: no such model, or it has no output of a stride.
+        UserError: no such model, or it has no output of a stride.
     """
 
     def __init__(
@@ -51,10 +57,10 @@ def _places(name: str, strides: Sequence[int], **options: Any) -> tuple[int, ...
     try:
         found = timm.create_model(name, features_only=True, **options).feature_info.reduction()
     except RuntimeError as error:
-        raise ValueError(f"timm has no model {name!r} with feature maps: {error}") from error
+        raise UserError(f"timm has no model {name!r} with feature maps: {error}") from error
     last = {stride: place for place, stride in enumerate(found)}
     if missing := [stride for stride in strides if stride not in last]:
-        raise ValueError(f"{name} has no output of stride {missing[0]}, only of {', '.join(map(str, last))}")
+        raise UserError(f"{name} has no output of stride {missing[0]}, only of {', '.join(map(str, last))}")
     return tuple(last[stride] for stride in strides)
 
 
@@ -66,7 +72,7 @@ def pretrained(name: str, weights: str | None = None) -> dict[str, Tensor]:
             one timm finds and downloads them.
 
     Raises:
-        ValueError: the file has tensors of other shapes.
+        UserError: the file has tensors of other shapes.
     """
     whole = timm.create_model(name, pretrained=weights is None)
     if weights is not None:
@@ -76,7 +82,7 @@ def pretrained(name: str, weights: str | None = None) -> dict[str, Tensor]:
             try:
                 load_checkpoint(whole, weights, remap=True)
             except AssertionError as error:
-                raise ValueError(f"{weights}: not the weights of timm's {name}: {error}") from error
+                raise UserError(f"{weights}: not the weights of timm's {name}: {error}") from error
     overlay = dict(state_dict=whole.state_dict())
     body = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
     return {f"backbone.body.{key}": tensor for key, tensor in body.state_dict().items()}

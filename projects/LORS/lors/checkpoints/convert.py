@@ -21,6 +21,8 @@ def convert(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], l
     roots = {name.split(".")[0] for name in state_dict}
     if "decoder" in roots:
         return DETECTOR, dict(state_dict), []
+    if all(name.startswith("backbone.body.") for name in state_dict):
+        return "backbone of timm", dict(state_dict), []
     if "roi_head" in roots:
         is_lors = any(name.startswith("roi_head.adaptive_mixing.") for name in state_dict)
         unused = [name for name in state_dict if name.startswith("rpn_head.init_proposal_bboxes.")]
