@@ -32,7 +32,7 @@ from lors.data import Readable
 from lors.data.classes import Classes
 from lors.errors import UserError
 from lors.training.errors import config_errors, one_line_errors
-from lors.training.hooks import ClipGradients, Evaluation, SeedSteps, StopOnSignal
+from lors.training.hooks import ClipGradients, Evaluation, MovingAverage, SeedSteps, StopOnSignal
 from lors.training.not_finite import FiniteLoss, replay
 from lors.training.program import leaving_nothing_open, run_program, set_up, training
 from lors.training.setup import (
@@ -107,9 +107,10 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
             raise UserError("train.factorize=true: the config's decoder has no bank (model.decoder.bank)")
         residual = instantiate(cfg.model.decoder.bank.residual) if cfg.train.factorize else None
         about = describe(cfg, classes)
-        checkpointer = Checkpointer(
-            model, cfg.train.output_dir, about=about, residual=residual, trainer=trainer, stream=stream
-        )
+        average = MovingAverage(model, cfg.train.ema_decay) if cfg.train.ema_decay else None
+        states = dict(trainer=trainer, stream=stream, **(dict(ema=average.averaged) if average else {}))
+        checkpointer = Checkpointer(model, cfg.train.output_dir, about=about, residual=residual, **states)
+        tested = average.averaged.module if average else model
         finite = FiniteLoss(stream)
         main_process = comm.is_main_process()
         trainer.register_hooks(
@@ -119,8 +120,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 finite,
                 ClipGradients(cfg.train.clip_gradient_norm),
                 hooks.LRScheduler(scheduler=schedule),
+                average,
                 hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
-                Evaluation(cfg.train.eval_period, lambda: do_test(cfg, model)) if has_test_set else None,
+                Evaluation(cfg.train.eval_period, lambda: do_test(cfg, tested)) if has_test_set else None,
                 StopOnSignal(checkpointer),  # the writer comes after it and writes no iteration twice
                 hooks.PeriodicWriter(
                     default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period

@@ -26,6 +26,7 @@ train = dict(
         gradient_as_bucket_view=True,
     ),
     clip_gradient_norm=1.0,
+    ema_decay=0.0,  # of a moving average of the weights, which then is evaluated and loaded; 0 for none
     reference_gpus=8,  # what batch and learning rate are meant for; see --auto-scale
     device="cuda" if torch.cuda.is_available() else "cpu",
 )

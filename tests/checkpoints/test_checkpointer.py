@@ -11,6 +11,7 @@ from lors.checkpoints import Checkpointer, read, weights_of, write
 from lors.checkpoints.about import about_of
 from lors.errors import UserError
 from lors.sharing import Bank, LowRank
+from lors.training.hooks import MovingAverage
 
 ABOUT = {"names": ["one", "two", "three"], "ids": [1, 2, 3]}
 HEAD = "decoder.stages.1.classify.3"
@@ -34,6 +35,19 @@ def test_a_round_trip_gives_the_same_detector(tiny_model, random_image, tmp_path
     assert torch.equal(before.scores, after.scores)
     assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_the_average_is_what_is_loaded_and_the_weights_are_what_training_resumes(tiny_model, tmp_path):
+    model, last = tiny_model(), tiny_model()
+    averaged = MovingAverage(tiny_model(), decay=0.9).averaged
+    Checkpointer(model, str(tmp_path), ema=averaged).save("model_final")
+    expected = (averaged.module.state_dict(), model.state_dict())
+    again = MovingAverage(last, decay=0.9).averaged
+    Checkpointer(last, str(tmp_path)).load(str(tmp_path / "model_final.pth"), checkpointables=[])
+    assert all(torch.equal(tensor, expected[0][name]) for name, tensor in last.state_dict().items())
+    Checkpointer(last, str(tmp_path), ema=again).resume_or_load("", resume=True)
+    assert all(torch.equal(tensor, expected[1][name]) for name, tensor in last.state_dict().items())
+    assert all(torch.equal(tensor, expected[0][name]) for name, tensor in again.module.state_dict().items())
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(tiny_model, tmp_path):

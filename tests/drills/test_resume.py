@@ -17,7 +17,7 @@ ITERATIONS = 10
 def training(data, output, workers, *modes):
     """With all the randomness of the recipe; checkpoints often."""
     given = [a for a in arguments(data, output, *modes) if "augmentations" not in a]
-    more = ("train.checkpointer.period=1", "train.checkpointer.max_to_keep=2")
+    more = ("train.checkpointer.period=1", "train.checkpointer.max_to_keep=2", "train.ema_decay=0.8")
     return [*given, f"train.max_iter={ITERATIONS}", f"dataloader.train.num_workers={workers}", *more]
 
 

@@ -480,7 +480,7 @@ def test_launch() -> None:
 
 @pytest.mark.skipif(not IS_LIGHT, reason="the real one runs several processes")
 def test_launch_of_two_processes_is_an_error() -> None:
-    with pytest.raises(ValueError, match="https://github.com/facebookresearch/detectron2"):
+    with pytest.raises(SystemExit, match="https://github.com/facebookresearch/detectron2"):
         launch(lambda: None, 2)
 
 

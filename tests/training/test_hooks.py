@@ -9,7 +9,7 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import nn
 
-from lors.training.hooks import ClipGradients
+from lors.training.hooks import ClipGradients, MovingAverage
 
 
 class Toy(nn.Module):
@@ -46,3 +46,22 @@ def test_the_norm_over_all_parameters_is_at_most_max_norm(max_norm):
     for before, after in zip(free.seen, clipped.seen):
         torch.testing.assert_close(after, before * min(1.0, max_norm / before.norm().item()))
     assert min(before.norm() for before in free.seen) > 0.5
+
+
+def test_the_average_follows_the_weights():
+    class Moves(HookBase):
+        def __init__(self) -> None:
+            self.seen: list[torch.Tensor] = []
+
+        def after_step(self) -> None:
+            with torch.no_grad():
+                self.trainer.model.first.weight += 1.0
+            self.seen.append(self.trainer.model.first.weight.detach().clone())
+
+    model, moves = Toy(), Moves()
+    average = MovingAverage(model, decay=0.75)
+    run(model, moves, average)
+    expected = moves.seen[0]
+    for weight in moves.seen[1:]:
+        expected = 0.75 * expected + 0.25 * weight
+    torch.testing.assert_close(average.averaged.module.first.weight, expected)

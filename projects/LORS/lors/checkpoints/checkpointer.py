@@ -105,7 +105,7 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_detector(filename)
+        return read_detector(filename, averaged=not self._resumes)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights, about = checkpoint["model"], checkpoint.get("about", {})
@@ -218,9 +218,15 @@ def _named_downloads(path: str) -> Iterator[None]:
         raise OSError(f"{path} cannot be downloaded: {error.reason}") from error
 
 
-def read_detector(path: str) -> dict[str, Any]:
-    """A file's content, with weights for `lors.AdaMixer` as "model" and what is known of it as "about"."""
+def read_detector(path: str, averaged: bool = True) -> dict[str, Any]:
+    """A file's content, with weights for `lors.AdaMixer` as "model" and what is known of it as "about".
+
+    The weights are their moving average where the file has one, unless training goes on from it.
+    """
     content = read(path)
+    if averaged and "ema" in content:
+        logger.info("%s: the moving average of the weights is taken", path)
+        content["model"] = {name: w for name, w in content["ema"].items() if name != "n_averaged"}
     try:
         kind, weights, unused = convert(weights_of(content))
     except UserError as error:

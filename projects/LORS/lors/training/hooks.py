@@ -10,6 +10,9 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lors.checkpoints import Checkpointer
 from lors.data.loader import TrainLoader, mix
@@ -47,6 +50,26 @@ class ClipGradients(HookBase):
         norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), self.max_norm)
         if not scaled and not torch.isfinite(norm):
             raise FloatingPointError(f"the gradients are not finite in iteration {trainer.iter}")
+
+
+class MovingAverage(HookBase):
+    """Keeps the exponential moving average of the weights as `averaged`, a torch AveragedModel.
+
+    Args:
+        model: as it is trained, on its device.
+        decay: the share of the average that an iteration leaves.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.averaged = AveragedModel(_single(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def after_step(self) -> None:
+        self.averaged.update_parameters(_single(self.trainer.model))
+
+
+def _single(model: nn.Module) -> nn.Module:
+    """The model without what runs it in several processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class Evaluation(EvalHook):
