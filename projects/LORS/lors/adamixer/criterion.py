@@ -20,6 +20,8 @@ class SetCriterion(nn.Module):
         class_weight, l1_weight, giou_weight: of the focal loss over all queries, and of L1 (corners over the
             image's size) and 1 - GIoU of the matched ones.
         alpha, gamma: of the focal loss.
+        stage_weights: one for each stage, of its three losses; None for 1 everywhere, as published. The first
+            stages' losses are the largest, as their boxes start from the whole image.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class SetCriterion(nn.Module):
         giou_weight: float = 2.0,
         alpha: float = 0.25,
         gamma: float = 2.0,
+        stage_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.matcher = matcher
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma
+        self.stage_weights = None if stage_weights is None else tuple(stage_weights)
 
     def forward(
         self,
@@ -52,10 +56,16 @@ class SetCriterion(nn.Module):
         Returns:
             `loss_cls_i`, `loss_bbox_i`, `loss_giou_i` for stage i, each a weighted sum divided by the number
             of matched boxes averaged over all processes.
+
+        Raises:
+            ValueError: the number of stages is not that of `stage_weights`.
         """
         logits = torch.stack([logits for logits, _ in predictions]).float()
         boxes = torch.stack([boxes for _, boxes in predictions]).float()
         num_stages = len(predictions)
+        stage_weights = self.stage_weights or (1.0,) * num_stages
+        if len(stage_weights) != num_stages:
+            raise ValueError(f"stage_weights={stage_weights}: must be one for each of {num_stages} stages")
         stage, image, query, number = self.matcher(logits, boxes, targets, image_sizes)
 
         counts = on_device([0, *(len(labels) for labels, _ in targets[:-1])], logits).long()
@@ -78,7 +88,11 @@ class SetCriterion(nn.Module):
             "loss_bbox": self.l1_weight * l1 / count,
             "loss_giou": self.giou_weight * giou / count,
         }
-        return {f"{name}_{i}": loss[i] for i in range(num_stages) for name, loss in losses.items()}
+        return {
+            f"{name}_{i}": weight * loss[i]
+            for i, weight in enumerate(stage_weights)
+            for name, loss in losses.items()
+        }
 
 
 def _average_count(count: float, device: torch.device) -> Tensor:

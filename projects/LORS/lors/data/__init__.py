@@ -3,7 +3,7 @@
 from lors.data.augmentation import RandomChoice
 from lors.data.check import check_records
 from lors.data.coco import num_classes, register_coco
-from lors.data.digits import make_digits, register_digits
+from lors.data.digits import register_digits
 from lors.data.loader import TrainLoader
 from lors.data.mapper import Mapper, Readable
 
@@ -13,7 +13,6 @@ __all__ = [
     "Readable",
     "TrainLoader",
     "check_records",
-    "make_digits",
     "num_classes",
     "register_coco",
     "register_digits",
