@@ -2,11 +2,11 @@
 """Trains each arm of a study with each seed, and says what they reach, with the spread over the seeds.
 
     python tools/study.py sharing_digits --processes 2   # trains, and evaluates on the validation images
-    python tools/study.py sharing_digits --test          # when all is chosen: the same weights on the test images
+    python tools/study.py sharing_digits --test          # when all is chosen: the weights on the test images
 
 The study is configs/studies/NAME.py, see docs/studies/README.md. Each run is train_net.py in a process of its
-own with one thread, in output/studies/NAME/ARM/SEED. The same command goes on where a stopped one was: what is
-finished is not run again, what was begun resumes. After each run docs/studies/NAME.json, .md and .png are
+own with one thread, in output/studies/NAME/ARM/SEED. The same command goes on where a stopped one was: what
+is finished is not run again, what was begun resumes. After each run docs/studies/NAME.json, .md and .png are
 written anew.
 """
 
@@ -16,22 +16,19 @@ import argparse
 import fcntl
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import detectron2
-import torch
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
-from study_report import write_report
+from study_report import collect, write_report
 from tqdm import tqdm
 
 from lors.complexity import parameters
@@ -56,7 +53,7 @@ class Run(NamedTuple):
     settings: str  # the whole config, to tell whether what lies in the folder was made with it
 
     def result(self) -> dict[str, Any]:
-        """AP and AP50 on `val` and `test` where they are known, `seconds` of a core where it never stopped.
+        """AP and AP50 on `val` and `test`, the `seconds` of a core, `resumed`, each once it is known.
 
         Raises:
             ValueError: the folder has a run with other settings.
@@ -89,7 +86,7 @@ def load_study(name: str) -> DictConfig:
 
 
 def hold_out(json_file: str, fraction: float, folder: Path) -> tuple[Path, Path]:
-    """Cuts a COCO file in two, train.json and val.json; the images' names decide, so always in the same way."""
+    """Cuts a COCO file in two, train.json and val.json; names decide, so always in the same way."""
     content = json.loads(Path(json_file).read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     shuffled = sorted(names, key=lambda i: (zlib.crc32(names[i].encode()), names[i]))
@@ -146,18 +143,61 @@ def lock_study(folder: Path) -> IO[str]:
     return lock
 
 
-def train_or_test(run: Run, test: Sequence[str] | None, lock: IO[str]) -> subprocess.Popen:
+def start(run: Run, test: Sequence[str] | None, lock: IO[str]) -> subprocess.Popen:
     """train_net.py under way, where it was or from the beginning; to test if there are overrides for it."""
     folder, flag, more = run.folder, "--resume", []
-    if test is not None:
-        folder, flag = run.folder / "test", "--eval-only"
+    if test is None:
+        run.note(resumed=(folder / "study.json").exists())
+    else:
+        folder, flag = folder / "test", "--eval-only"
         more = [*test, f"train.init_checkpoint={run.folder}/model_final.pth", f"train.output_dir={folder}"]
-    folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     command = [sys.executable, "train_net.py", "--config-file", run.config, flag, *run.overrides, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "stderr.txt", "w") as errors:
         options = dict(stdout=subprocess.DEVNULL, stderr=errors, env=environment)
         return subprocess.Popen(command, **options, pass_fds=[lock.fileno()])
+
+
+def run_all(
+    runs: Sequence[Run], test: Sequence[str] | None, processes: int, lock: IO[str]
+) -> Iterator[tuple[Run, int, float]]:
+    """Each run, its exit code and its seconds of a core, when it ends; a bar says how much time is left.
+
+    SIGTERM and Ctrl-C end the program once the runs under way have saved and stopped.
+    """
+    waiting, ended, running, stopped = list(runs), 0, {}, []
+
+    def stop(number: int, frame: Any) -> None:
+        waiting.clear()
+        stopped.append(number)
+        # A terminal's Ctrl-C reaches the runs by itself, and a second signal would not let them save.
+        for process in running if number == signal.SIGTERM else ():
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    form = "{l_bar}{bar}| {n:.2f}/{total} runs [{elapsed}<{remaining}{postfix}]"
+    pace = dict(smoothing=0, mininterval=1 if sys.stderr.isatty() else 60)
+    with tqdm(total=len(runs), bar_format=form, **pace) as bar:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                run = waiting.pop(0)
+                running[start(run, test, lock)] = run
+            time.sleep(0.5)
+            for process, run in list(running.items()):
+                pid, status, used = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    process.returncode, ended = os.waitstatus_to_exitcode(status), ended + 1
+                    del running[process]
+                    if not (stopped and process.returncode):
+                        yield run, process.returncode, used.ru_utime + used.ru_stime
+            begun = sum(run.part_done() for run in running.values()) if test is None else 0
+            names = ", ".join(f"{run.arm}, seed {run.seed}" for run in running.values())
+            bar.set_postfix_str(names, refresh=False)
+            bar.update(ended + begun - bar.n)
+    if stopped:
+        sys.exit("stopped; the same command goes on")
 
 
 def outcome(folder: Path, exit_code: int) -> dict[str, float]:
@@ -174,109 +214,33 @@ def outcome(folder: Path, exit_code: int) -> dict[str, float]:
     return {"AP": found["AP"], "AP50": found["AP50"]}
 
 
-def run_all(
-    name: str, study: DictConfig, runs: Sequence[Run], test: Sequence[str] | None, processes: int
-) -> None:
-    """Trains and validates, or tests, what is not yet.
-
-    Raises:
-        ValueError: some failed; the others went on.
-    """
-    part = "val" if test is None else "test"
-    lock = lock_study(OUTPUT / name)
-    waiting = [run for run in runs if part not in run.result()]
-    running: dict[subprocess.Popen, tuple[Run, bool]] = {}
-    errors: list[ValueError] = []
-
-    def stop(number: int, frame: Any) -> None:
-        for process in running:
-            process.send_signal(number)
-        raise KeyboardInterrupt
-
-    # A terminal's Ctrl-C reaches the runs by itself; a second signal would end them before they have saved.
-    signal.signal(signal.SIGTERM, stop)
-    bar = tqdm(
-        total=len(runs),
-        initial=len(runs) - len(waiting),
-        bar_format="{l_bar}{bar}| {n:.2f}/{total} runs [{elapsed}<{remaining}{postfix}]",
-        smoothing=0,
-        mininterval=1 if sys.stderr.isatty() else 60,
-    )
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                run = waiting.pop(0)
-                unbroken = not (run.folder / "study.json").exists()
-                run.note()
-                running[train_or_test(run, test, lock)] = run, unbroken
-            time.sleep(0.5)
-            for process, (run, unbroken) in list(running.items()):
-                pid, status, used = os.wait4(process.pid, os.WNOHANG)
-                if pid:
-                    process.returncode = os.waitstatus_to_exitcode(status)
-                    del running[process]
-                    try:
-                        found = outcome(
-                            run.folder if test is None else run.folder / "test", process.returncode
-                        )
-                    except ValueError as error:
-                        errors.append(error)
-                        bar.write(f"error: {error}", file=sys.stderr)
-                        continue
-                    timed = {"seconds": used.ru_utime + used.ru_stime} if test is None and unbroken else {}
-                    run.note(**{part: found}, **timed)
-                    write_report(collect(name, study, runs))
-            finished = len(runs) - len(waiting) - len(running) - len(errors)
-            begun = sum(run.part_done() for run, _ in running.values()) if test is None else 0
-            bar.set_postfix_str(
-                ", ".join(f"{r.arm}, seed {r.seed}" for r, _ in running.values()), refresh=False
-            )
-            bar.update(finished + begun - bar.n)
-    except KeyboardInterrupt:
-        for process in running:
-            process.wait()
-        sys.exit("stopped; the same command goes on")
-    finally:
-        bar.close()
-    if errors:
-        raise ValueError(
-            f"{len(errors)} runs failed, which the same command tries again; the first: {errors[0]}"
-        )
-
-
-def collect(name: str, study: DictConfig, runs: Sequence[Run]) -> dict[str, Any]:
-    """All that the report says, as it is kept in JSON."""
-    arms: dict[str, Any] = {}
-    for run in runs:
-        node, result = study.arms[run.arm], run.result()
-        about = dict(config=node.config, overrides=list(node.get("overrides", [])))
-        about.update(decoder_parameters=run.parameters, iterations=run.iterations, runs=[])
-        if "val" in result:
-            arms.setdefault(run.arm, about)["runs"].append({"seed": run.seed, **result})
-    versions = (
-        f"Python {platform.python_version()}, torch {torch.__version__}, Detectron2 {detectron2.__version__}"
-    )
-    about = dict(study=name, title=study.title, reference=study.reference, versions=versions)
-    return {**about, "overrides": list(study.get("overrides", [])), "arms": arms}
-
-
 @one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_is)
     parser.add_argument("study", metavar="NAME", help="of configs/studies/NAME.py")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--test", action="store_true", help="evaluate the finished runs on the test images")
     args = parser.parse_args()
-    study = load_study(args.study)
-    val, test = data_overrides(study, OUTPUT / args.study)
-    runs = plan(study, val, OUTPUT / args.study)
+    study, folder = load_study(args.study), OUTPUT / args.study
+    lock = lock_study(folder)
+    val, test = data_overrides(study, folder)
+    runs = plan(study, val, folder)
+    part = "test" if args.test else "val"
     if args.test and any("val" not in run.result() for run in runs):
-        raise ValueError(
-            "not all runs are finished, and the test images are looked at once: without --test first"
-        )
-    run_all(args.study, study, runs, test if args.test else None, args.processes)
+        raise ValueError("the test images are looked at once: first let all runs finish, without --test")
+    waiting, errors = [run for run in runs if part not in run.result()], []
+    for run, exit_code, seconds in run_all(waiting, test if args.test else None, args.processes, lock):
+        try:
+            found = outcome(run.folder / "test" if args.test else run.folder, exit_code)
+        except ValueError as error:
+            errors.append(error)
+            tqdm.write(f"error: {error}", file=sys.stderr)
+        else:
+            run.note(**{part: found}, **({} if args.test else {"seconds": seconds}))
+            write_report(collect(args.study, study, runs))
+    if errors:
+        raise ValueError(f"{len(errors)} runs failed, and the same command tries again: {errors[0]}")
     write_report(collect(args.study, study, runs))
 
 

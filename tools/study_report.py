@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import detectron2
+import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
@@ -21,6 +24,21 @@ from lors.training.errors import one_line_errors
 from lors.training.files import replacing
 
 DOCS = Path("docs/studies")
+
+
+def collect(name: str, study: Mapping[str, Any], runs: Sequence[Any]) -> dict[str, Any]:
+    """All that the report says, of the runs that are finished; see `study.Run`."""
+    arms: dict[str, Any] = {}
+    for run in runs:
+        node, result = study["arms"][run.arm], run.result()
+        about = dict(config=node["config"], overrides=list(node.get("overrides", [])))
+        about.update(decoder_parameters=run.parameters, iterations=run.iterations, runs=[])
+        if "val" in result:
+            arms.setdefault(run.arm, about)["runs"].append({"seed": run.seed, **result})
+    python = platform.python_version()
+    versions = f"Python {python}, torch {torch.__version__}, Detectron2 {detectron2.__version__}"
+    about = dict(study=name, title=study["title"], reference=study["reference"], versions=versions)
+    return {**about, "overrides": list(study.get("overrides", [])), "arms": arms}
 
 
 def write_report(results: Mapping[str, Any]) -> None:
@@ -76,7 +94,7 @@ def page(results: Mapping[str, Any]) -> str:
                 )
             against = values(arms[reference], part) if reference in arms and label != reference else []
             row[f"{part} AP against {reference}"] = difference(values(arm, part), against)
-        seconds = [run["seconds"] for run in arm["runs"] if "seconds" in run]
+        seconds = [run["seconds"] for run in arm["runs"] if not run["resumed"]]
         row["minutes of a core"] = f"{statistics.mean(seconds) / 60:.1f}" if seconds else ""
         rows.append(row)
     runs = [
@@ -86,8 +104,8 @@ def page(results: Mapping[str, Any]) -> str:
     text = f"""\
 # {results["title"]}
 
-`python tools/study.py {results["study"]}`; mean ± standard deviation over n seeds; differences of means ± their
-standard error. {results["versions"]}.
+`python tools/study.py {results["study"]}`; mean ± standard deviation over n seeds; differences of means ±
+their standard error. {results["versions"]}.
 
 {tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)}
 

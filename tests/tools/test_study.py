@@ -1,0 +1,192 @@
+"""study.py as a user runs it, stopped on the way, and the figures of its report."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import ROOT, assert_one_line, losses
+
+TOOLS = ROOT / "tools"
+STUDY = """
+study = dict(
+    title="Small",
+    reference="LORS",
+    seeds=[1],
+    dataset=dict(
+        train_json="{data}/train.json", train_images="{data}/train", val_fraction=0.25,
+        test_json="{data}/test.json", test_images="{data}/test",
+    ),
+    overrides=["train.device=cpu", "train.log_period=1", "dataloader.train.mapper.augmentations=[]"],
+    arms={arms},
+)
+"""
+LORS = dict(config="configs/custom/lors_custom.py", overrides=["train.max_iter=12"])
+PLAIN = dict(
+    config="configs/custom/lors_custom.py", overrides=["train.max_iter=2", "model.decoder.bank=null"]
+)
+BROKEN = dict(
+    config="configs/custom/lors_custom.py", overrides=["train.max_iter=2", "train.init_checkpoint=no"]
+)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load("study")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return load("study_report")
+
+
+def load(name: str):
+    sys.path.insert(0, str(TOOLS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+@pytest.fixture
+def repository(tmp_path, data) -> Path:
+    """With the same configs, and room for studies and output."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "train_net.py").symlink_to(ROOT / "train_net.py")
+    return tmp_path
+
+
+def write_study(repository: Path, data: Path, **arms) -> None:
+    text = STUDY.format(data=data, arms=arms)
+    (repository / "configs" / "studies" / "small.py").write_text(text)
+
+
+def begin(repository: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, str(TOOLS / "study.py"), "small", *more]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=repository, **pipes)
+
+
+def run(repository: Path, *more: str) -> subprocess.CompletedProcess:
+    process = begin(repository, *more)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(more, process.returncode, out, err)
+
+
+def results(repository: Path) -> dict:
+    return json.loads((repository / "docs" / "studies" / "small.json").read_text())["arms"]
+
+
+def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repository, data):
+    write_study(repository, data, broken=BROKEN, LORS=LORS, plain=PLAIN)
+    output = repository / "output" / "studies" / "small"
+    process = begin(repository)
+    metrics = output / "LORS" / "1" / "metrics.json"
+    while process.poll() is None and not (metrics.exists() and len(losses(metrics.parent)) >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 1 and str(Path("small", "broken", "1")) in err
+    assert not (output / "plain").exists()
+    assert list(metrics.parent.glob("model_*.pth"))
+
+    assert_one_line(run(repository, "--test"), "without --test")
+    write_study(repository, data, LORS=LORS, plain=PLAIN)
+    assert run(repository).returncode == 0
+    assert list(losses(metrics.parent)) == list(range(12))
+    starts = re.findall(r"Starting training from iteration (\d+)", (metrics.parent / "log.txt").read_text())
+    assert starts[0] == "0" < starts[1]
+    first = results(repository)
+    assert first["LORS"]["runs"][0]["resumed"] and not first["plain"]["runs"][0]["resumed"]
+    assert first["LORS"]["decoder_parameters"] < first["plain"]["decoder_parameters"]
+    images = json.loads((output / "val.json").read_text())["images"]
+    found = json.loads((metrics.parent / "coco_instances_results.json").read_text())
+    assert {box["image_id"] for box in found} == {image["id"] for image in images}
+
+    before = metrics.stat().st_mtime_ns
+    assert run(repository, "--test", "--processes", "2").returncode == 0
+    assert metrics.stat().st_mtime_ns == before
+    for arm, of in results(repository).items():
+        assert set(of["runs"][0]["test"]) == {"AP", "AP50"}
+        assert of["runs"][0]["val"] == first[arm]["runs"][0]["val"]
+    assert "test AP" in (repository / "docs" / "studies" / "small.md").read_text()
+    assert (repository / "docs" / "studies" / "small.png").stat().st_size > 0
+
+
+def test_an_unknown_study_names_those_there_are(repository):
+    assert_one_line(run(repository), "small.py", "sharing_digits")
+
+
+def test_each_image_is_held_out_or_trained_on_with_its_boxes(study, data, tmp_path):
+    whole = json.loads((data / "train.json").read_text())
+    files = study.hold_out(str(data / "train.json"), 0.25, tmp_path)
+    train, val = (json.loads(file.read_text()) for file in files)
+    assert [len(part["images"]) for part in (train, val)] == [12, 4]
+    assert train["categories"] == val["categories"] == whole["categories"]
+    for part in (train, val):
+        ids = {image["id"] for image in part["images"]}
+        assert part["annotations"] == [a for a in whole["annotations"] if a["image_id"] in ids]
+    for key in ("images", "annotations"):
+        assert sorted(x["id"] for x in train[key] + val[key]) == [x["id"] for x in whole[key]]
+
+    # The order of the file does not matter.
+    (tmp_path / "turned.json").write_text(json.dumps({**whole, "images": whole["images"][::-1]}))
+    _, again = study.hold_out(str(tmp_path / "turned.json"), 0.25, tmp_path / "again")
+    assert {i["id"] for i in json.loads(again.read_text())["images"]} == {i["id"] for i in val["images"]}
+
+
+def test_a_result_of_other_settings_is_not_taken(study, tmp_path):
+    run = study.Run("LORS", 1, tmp_path, "c.py", [], iterations=9, parameters=5, settings="a")
+    assert run.result() == {}
+    run.note(seconds=1.0)
+    run.note(val={"AP": 2.0})
+    assert run.result() == {"seconds": 1.0, "val": {"AP": 2.0}}
+    with pytest.raises(ValueError, match="other settings"):
+        run._replace(settings="b").result()
+
+
+def test_a_run_that_a_killed_study_left_keeps_the_study_locked(study, tmp_path):
+    lock = study.lock_study(tmp_path)
+    with subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()]) as left:
+        lock.close()
+        with pytest.raises(ValueError, match="running"):
+            study.lock_study(tmp_path)
+        left.kill()
+    study.lock_study(tmp_path).close()
+
+
+def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+
+    def arm(*runs: tuple[float, bool]) -> dict:
+        result = {"AP": 0, "AP50": 90.0}
+        of = [{"val": {**result, "AP": AP}, "seconds": AP, "resumed": resumed} for AP, resumed in runs]
+        return dict(config="c.py", overrides=["a=1"], decoder_parameters=1234567, iterations=9, runs=of)
+
+    about = dict(study="some", title="Some", reference="LORS", versions="", overrides=[])
+    arms = {
+        "LORS": arm((60.0, False), (66.0, True)),
+        "plain": arm((70.0, False), (71.0, False), (75.0, False)),
+        "once": arm((62.0, True)),
+    }
+    report.write_report({**about, "arms": arms})
+    assert json.loads((tmp_path / "some.json").read_text())["arms"] == arms
+    lines = (tmp_path / "some.md").read_text().splitlines()
+    rows = {
+        cells[1]: cells[2:-1]
+        for cells in ([x.strip() for x in line.split("|")] for line in lines if "|" in line)
+    }
+    # Of 70, 71, 75: deviation 2.65; of 60, 66: 4.24; of the difference sqrt(2.65^2 / 3 + 4.24^2 / 2) = 3.37.
+    # A run that was resumed has no time of its own.
+    assert rows["LORS"] == ["1.23 M", "2", "63.0 ± 4.2", "90.0 ± 0.0", "", "1.0"]
+    assert rows["plain"] == ["1.23 M", "3", "72.0 ± 2.6", "90.0 ± 0.0", "+9.0 ± 3.4", "1.2"]
+    assert rows["once"] == ["1.23 M", "1", "62.0", "90.0", "-1.0", ""]
