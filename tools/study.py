@@ -117,18 +117,19 @@ def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
     runs = []
     for seed in study.seeds:
         for arm, node in study.arms.items():
+            config = node.get("config", study.config)
             place = folder / re.sub(r"\W+", "_", arm) / str(seed)
             opts = [*data, *study.get("overrides", []), *node.get("overrides", [])]
             opts += ["train.eval_period=0", "train.checkpointer.max_to_keep=1"]
             opts += [f"train.seed={seed}", f"train.output_dir={place}"]
             with config_errors():
-                cfg = apply_overrides(LazyConfig.load(node.config), opts)
+                cfg = apply_overrides(LazyConfig.load(config), opts)
                 size = parameters(build_model(cfg).decoder)
             if not cfg.train.max_iter:
-                raise ValueError(f"{node.config}: a study needs train.max_iter")
+                raise ValueError(f"{config}: a study needs train.max_iter")
             plain = OmegaConf.to_container(cfg)
             settings = json.dumps(plain, default=lambda x: f"{x.__module__}.{x.__qualname__}")
-            runs.append(Run(arm, seed, place, node.config, opts, cfg.train.max_iter, size, settings))
+            runs.append(Run(arm, seed, place, config, opts, cfg.train.max_iter, size, settings))
     return runs
 
 

@@ -31,7 +31,7 @@ def collect(name: str, study: Mapping[str, Any], runs: Sequence[Any]) -> dict[st
     arms: dict[str, Any] = {}
     for run in runs:
         node, result = study["arms"][run.arm], run.result()
-        about = dict(config=node["config"], overrides=list(node.get("overrides", [])))
+        about = dict(config=run.config, overrides=list(node.get("overrides", [])))
         about.update(decoder_parameters=run.parameters, iterations=run.iterations, runs=[])
         if "val" in result:
             arms.setdefault(run.arm, about)["runs"].append({"seed": run.seed, **result})

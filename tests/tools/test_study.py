@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from runs import ROOT, assert_one_line, losses
+from runs import ROOT, losses
 
 TOOLS = ROOT / "tools"
 STUDY = """
 study = dict(
     title="Small",
     reference="LORS",
+    config="configs/custom/lors_custom.py",
     seeds=[1],
     dataset=dict(
         train_json="{data}/train.json", train_images="{data}/train", val_fraction=0.25,
@@ -30,13 +31,9 @@ study = dict(
     arms={arms},
 )
 """
-LORS = dict(config="configs/custom/lors_custom.py", overrides=["train.max_iter=12"])
-PLAIN = dict(
-    config="configs/custom/lors_custom.py", overrides=["train.max_iter=2", "model.decoder.bank=null"]
-)
-BROKEN = dict(
-    config="configs/custom/lors_custom.py", overrides=["train.max_iter=2", "train.init_checkpoint=no"]
-)
+LORS = dict(overrides=["train.max_iter=12"])
+PLAIN = dict(overrides=["train.max_iter=2", "model.decoder.bank=null"])
+BROKEN = dict(overrides=["train.max_iter=2", "train.init_checkpoint=no"])
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +96,6 @@ def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repo
     assert not (output / "plain").exists()
     assert list(metrics.parent.glob("model_*.pth"))
 
-    assert_one_line(run(repository, "--test"), "without --test")
     write_study(repository, data, LORS=LORS, plain=PLAIN)
     assert run(repository).returncode == 0
     assert list(losses(metrics.parent)) == list(range(12))
@@ -122,8 +118,20 @@ def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repo
     assert (repository / "docs" / "studies" / "small.png").stat().st_size > 0
 
 
-def test_an_unknown_study_names_those_there_are(repository):
-    assert_one_line(run(repository), "small.py", "sharing_digits")
+def test_an_unknown_study_names_those_there_are(study, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["study.py", "small"])
+    with pytest.raises(SystemExit, match="small.py.*sharing_digits"):
+        study.main()
+
+
+def test_test_images_wait_until_all_runs_are_finished(study, repository, data, monkeypatch):
+    write_study(repository, data, LORS=LORS)
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["study.py", "small", "--test"])
+    with pytest.raises(SystemExit, match="without --test"):
+        study.main()
+    assert not list((repository / "output").rglob("log.txt"))
 
 
 def test_each_image_is_held_out_or_trained_on_with_its_boxes(study, data, tmp_path):
