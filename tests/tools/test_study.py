@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from detectron2.config import LazyConfig, instantiate
 
+from lors.complexity import parameters
+from lors.training.overrides import apply_overrides
 from runs import ROOT, losses
 
 TOOLS = ROOT / "tools"
@@ -116,6 +119,31 @@ def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repo
         assert of["runs"][0]["val"] == first[arm]["runs"][0]["val"]
     assert "test AP" in (repository / "docs" / "studies" / "small.md").read_text()
     assert (repository / "docs" / "studies" / "small.png").stat().st_size > 0
+
+
+def decoder_sizes(study, name: str) -> dict[str, int]:
+    given, sizes = study.load_study(name), {}
+    for arm, node in given.arms.items():
+        overrides = [*given.get("overrides", []), *node.get("overrides", []), "model.decoder.num_classes=10"]
+        cfg = apply_overrides(LazyConfig.load(node.get("config", given.config)), overrides)
+        assert cfg.model.criterion.stage_weights in (
+            None,
+            [0.1, 0.5] + (cfg.model.decoder.num_stages - 2) * [1],
+        )
+        sizes[arm] = parameters(instantiate(cfg.model.decoder))
+    assert given.reference in sizes
+    return sizes
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "studies").glob("*.py")))
+def test_the_arms_of_each_study_can_be_built_and_have_the_sizes_they_should(study, name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sizes = decoder_sizes(study, name)
+    if name.startswith("sharing"):
+        assert sizes["narrow plain"] == pytest.approx(sizes["LORS"], rel=0.02)
+        assert sizes.get("wide LORS", sizes["plain"]) == pytest.approx(sizes["plain"], rel=0.02)
+    if name.startswith("recipe"):
+        assert all(size <= sizes["plain"] / 2 for arm, size in sizes.items() if "plain" not in arm)
 
 
 def test_an_unknown_study_names_those_there_are(study, repository, monkeypatch):
