@@ -50,7 +50,7 @@ class Run(NamedTuple):
     overrides: list[str]
     iterations: int
     parameters: int  # of the decoder
-    settings: str  # the whole config, to tell whether what lies in the folder was made with it
+    settings: dict[str, Any]  # the whole config, to tell whether what lies in the folder was made with it
 
     def result(self) -> dict[str, Any]:
         """AP and AP50 on `val` and `test`, the `seconds` of a core, `resumed`, each once it is known.
@@ -128,7 +128,7 @@ def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
             if not cfg.train.max_iter:
                 raise ValueError(f"{config}: a study needs train.max_iter")
             plain = OmegaConf.to_container(cfg)
-            settings = json.dumps(plain, default=lambda x: f"{x.__module__}.{x.__qualname__}")
+            settings = json.loads(json.dumps(plain, default=lambda x: f"{x.__module__}.{x.__qualname__}"))
             runs.append(Run(arm, seed, place, config, opts, cfg.train.max_iter, size, settings))
     return runs
 

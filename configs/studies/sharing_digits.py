@@ -13,7 +13,8 @@ study = dict(
         "plain": dict(overrides=[_plain]),
         "LORS": dict(),
         "tied": dict(overrides=[f"{_bank}.{name}.private=false" for name in _all]),
-        "private only": dict(overrides=[f"{_bank}.{name}.shared=false" for name in _all]),
+        # As in Table 5: of the adaptive weights; the output projection stays LORS's.
+        "private only": dict(overrides=[f"{_bank}.{name}.shared=false" for name in ("channel", "spatial")]),
         # AdaMixer's 4 groups, with so few points and patterns that it has LORS's number of parameters.
         "narrow plain": dict(
             overrides=[

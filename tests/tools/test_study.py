@@ -175,13 +175,14 @@ def test_each_image_is_held_out_or_trained_on_with_its_boxes(study, data, tmp_pa
 
 
 def test_a_result_of_other_settings_is_not_taken(study, tmp_path):
-    run = study.Run("LORS", 1, tmp_path, "c.py", [], iterations=9, parameters=5, settings="a")
+    run = study.Run("LORS", 1, tmp_path, "c.py", [], iterations=9, parameters=5, settings={"a": 1, "b": 2})
     assert run.result() == {}
     run.note(seconds=1.0)
     run.note(val={"AP": 2.0})
     assert run.result() == {"seconds": 1.0, "val": {"AP": 2.0}}
+    assert run._replace(settings={"b": 2, "a": 1}).result() == run.result()
     with pytest.raises(ValueError, match="other settings"):
-        run._replace(settings="b").result()
+        run._replace(settings={"a": 1, "b": 3}).result()
 
 
 def test_a_run_that_a_killed_study_left_keeps_the_study_locked(study, tmp_path):
