@@ -129,7 +129,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
             axes.annotate(label, place, (7, 5), textcoords="offset points")
     axes.set(xlabel="parameters of the decoder, millions", ylabel=f"{part} AP, mean and standard deviation")
     axes.set_title(results["title"], fontsize=10)
-    axes.margins(0.15)
+    axes.margins(0.2)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -5,12 +5,9 @@ _adaptive = ("channel", "spatial")
 _alike = "model.criterion.stage_weights=null"
 
 
-def _slow_shared(rate, content):
-    """The shared weights' rate divided by the square root of the 4 stages whose gradients they sum up."""
-    slow = f"{{lr:{rate / 4**0.5}}}"
-    return f"optimizer.params.overrides={{content:{{lr:{content}}},shared:{slow},shared_bias:{slow}}}"
-
-
+# The rate divided by the square root of the 4 stages, as a shared weight's gradient is the sum of theirs.
+_slow = "{lr:0.00065}"
+_slow_shared = f"optimizer.params.overrides={{content:{{lr:0.01}},shared:{_slow},shared_bias:{_slow}}}"
 _late = [
     *(f"{_bank}.{name}.groups=[1,1,1,3]" for name in _adaptive),
     f"{_bank}.output.groups=[1,1,1,2]",
@@ -23,9 +20,9 @@ study.arms = {
     "plain, losses alike": dict(overrides=[*study.arms.plain.overrides, _alike]),
     "LORS": study.arms.LORS,
     "LORS, losses alike": dict(overrides=[_alike]),
-    "slow shared": dict(overrides=[_slow_shared(1.3e-3, 1e-2)]),
+    "slow shared": dict(overrides=[_slow_shared]),
     "late": dict(overrides=_late),
-    "late, slow shared": dict(overrides=[*_late, _slow_shared(1.3e-3, 1e-2)]),
+    "late, slow shared": dict(overrides=[*_late, _slow_shared]),
     "attention and FFN too": dict(config="configs/digits/lors_all_digits.py"),
     # What sharing attention and FFN saves pays for two more stages.
     "attention and FFN too, 6 stages": dict(
