@@ -65,7 +65,7 @@ model.queries.num_queries = 60
 # In a run this short AdamW forgets nothing at the usual 1e-4.
 optimizer.weight_decay = 0.15
 optimizer.params.weight_decay_norm = 0.0
-optimizer.params.overrides.bias = dict(weight_decay=0.0)
+optimizer.params.overrides.bias = optimizer.params.overrides.shared_bias = dict(weight_decay=0.0)
 optimizer.params.overrides.content.weight_decay = 0.0
 
 train.max_iter = 3050

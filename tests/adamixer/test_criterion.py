@@ -114,6 +114,20 @@ def test_weights_of_losses_and_costs_are_arguments():
             assert losses[f"loss_{name}_{i}"].item() == pytest.approx(one, rel=1e-3, abs=1e-6)
 
 
+def test_each_stage_has_a_weight_of_its_own():
+    predictions, targets = random_predictions(2), random_targets(3, 2)
+    weights = (0.1, 0.5, 3.0)
+    weighted = SetCriterion(HungarianMatcher(), stage_weights=weights)(predictions, targets, SIZES)
+    for name, loss in set_loss(predictions, targets, SIZES).items():
+        torch.testing.assert_close(weighted[name], weights[int(name[-1])] * loss)
+
+
+def test_weights_for_another_number_of_stages_are_refused():
+    criterion = SetCriterion(HungarianMatcher(), stage_weights=(1.0, 2.0))
+    with pytest.raises(ValueError, match="3 stages"):
+        criterion(random_predictions(1), random_targets(1), SIZES)
+
+
 def test_any_matcher_will_do():
     class InOrder(torch.nn.Module):
         def forward(self, logits, boxes, targets, image_sizes):

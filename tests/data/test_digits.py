@@ -9,14 +9,14 @@ from PIL import Image
 
 from lors.data import digits, num_classes, register_digits
 
-FEW = {"train": 3, "test": 4}
+FEW = {"train": 3, "test": 4, "val": 2}
 # Of the first test image: all pixels, row 40, column 100.
 KNOWN_SUMS = (2959642, 20014, 20777)
 
 
 @pytest.fixture(scope="module")
 def sources():
-    return {split: digits.load_sources(split) for split in digits.SPLITS}
+    return {split: digits.load_sources(split) for split in digits.SOURCES}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def catalogs():
     yield
-    for name in ("lors_digits_train", "lors_digits_test"):
+    for name in ("lors_digits_train", "lors_digits_test", "lors_digits_val"):
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
@@ -53,7 +53,7 @@ def iou(a, b):
 def test_same_bytes_every_time(dataset, tmp_path):
     digits.write_dataset(tmp_path / "again", FEW)
     assert contents(tmp_path / "again") == contents(dataset)
-    assert len(contents(dataset)) == 2 + sum(FEW.values())
+    assert len(contents(dataset)) == 3 + sum(FEW.values())
 
 
 def test_known_pixels_on_every_machine(dataset):
@@ -65,20 +65,18 @@ def test_known_pixels_on_every_machine(dataset):
 
 
 def test_splits_show_different_digits_and_all_of_them():
-    train, test = (set(digits.split_sources(split, 1797)) for split in ("train", "test"))
-    assert not train & test
-    assert train | test == set(range(1797))
-    assert len(test) == 397
+    splits = {split: digits.split_sources(split, 1797).tolist() for split in ("train", "test", "val")}
+    assert sorted(sum(splits.values(), [])) == list(range(1797))
+    assert {split: len(of) for split, of in splits.items()} == {"train": 1200, "test": 397, "val": 200}
 
 
 def test_images_are_drawn_from_the_sources_of_their_split(dataset, tmp_path, monkeypatch):
     asked = []
     load_sources = digits.load_sources
     monkeypatch.setattr(digits, "load_sources", lambda s: asked.append(s) or load_sources(s))
-    digits.write_dataset(tmp_path / "made", {"train": 1, "test": 1})
-    assert asked == ["train", "test"]
-    train, test = ((dataset / s / "000000.png").read_bytes() for s in ("train", "test"))
-    assert train != test
+    digits.write_dataset(tmp_path / "made", {"train": 1, "test": 1, "val": 1})
+    assert asked == ["train", "test", "val"]
+    assert len({(dataset / s / "000000.png").read_bytes() for s in asked}) == 3
 
 
 def test_sources_keep_their_labels():
@@ -202,6 +200,7 @@ def test_register_makes_the_data_once(tmp_path, monkeypatch, catalogs, caplog):
     with caplog.at_level(logging.INFO, logger=digits.__name__):
         assert register_digits("test") == register_digits("test") == "lors_digits_test"
         assert register_digits("train") == "lors_digits_train"
+        assert register_digits("val") == "lors_digits_val"
     assert len(caplog.records) == 1
     assert num_classes("lors_digits_train") == 10
     assert MetadataCatalog.get("lors_digits_test").thing_classes == list("0123456789")
@@ -212,10 +211,10 @@ def test_register_makes_the_data_once(tmp_path, monkeypatch, catalogs, caplog):
         assert {a["category_id"] for r in records for a in r["annotations"]} <= set(range(10))
 
 
-def test_the_quick_start_has_4000_and_200_images():
-    assert digits.NUM_IMAGES == {"train": 4000, "test": 200}
+def test_the_quick_start_has_4000_and_200_images_and_400_to_choose_on():
+    assert digits.NUM_IMAGES == {"train": 4000, "test": 200, "val": 400}
 
 
 def test_unknown_split_names_the_allowed_ones():
-    with pytest.raises(ValueError, match="train, test.*'val'"):
-        register_digits("val")
+    with pytest.raises(ValueError, match="train, test, val.*'valid'"):
+        register_digits("valid")

@@ -37,6 +37,7 @@ model = L(AdaMixer)(
         giou_weight=2.0,
         alpha=0.25,
         gamma=2.0,
+        stage_weights=None,
     ),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from lors.adamixer.boxes import generalized_iou, on_device
+from lors.errors import UserError
 
 
 class SetCriterion(nn.Module):
@@ -20,6 +21,8 @@ class SetCriterion(nn.Module):
         class_weight, l1_weight, giou_weight: of the focal loss over all queries, and of L1 (corners over the
             image's size) and 1 - GIoU of the matched ones.
         alpha, gamma: of the focal loss.
+        stage_weights: one for each stage, of its three losses; None for 1 everywhere, as published. The first
+            stages' losses are the largest, as their boxes start from the whole image.
     """
 
     def __init__(
@@ -30,11 +33,13 @@ class SetCriterion(nn.Module):
         giou_weight: float = 2.0,
         alpha: float = 0.25,
         gamma: float = 2.0,
+        stage_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.matcher = matcher
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma
+        self.stage_weights = None if stage_weights is None else tuple(stage_weights)
 
     def forward(
         self,
@@ -52,10 +57,15 @@ class SetCriterion(nn.Module):
         Returns:
             `loss_cls_i`, `loss_bbox_i`, `loss_giou_i` for stage i, each a weighted sum divided by the number
             of matched boxes averaged over all processes.
+
+        Raises:
+            UserError: the number of stages is not that of `stage_weights`.
         """
         logits = torch.stack([logits for logits, _ in predictions]).float()
         boxes = torch.stack([boxes for _, boxes in predictions]).float()
         num_stages = len(predictions)
+        if self.stage_weights and len(self.stage_weights) != num_stages:
+            raise UserError(f"stage_weights={self.stage_weights}: must be one for each of {num_stages}")
         stage, image, query, number = self.matcher(logits, boxes, targets, image_sizes)
 
         counts = on_device([0, *(len(labels) for labels, _ in targets[:-1])], logits).long()
@@ -72,11 +82,12 @@ class SetCriterion(nn.Module):
         giou = 1 - generalized_iou(matched, truth)
 
         count = _average_count(len(stage) / num_stages, logits.device)
+        share = (on_device(self.stage_weights, logits) if self.stage_weights else 1) / count
         l1, giou = (logits.new_zeros(num_stages).index_add(0, stage, loss) for loss in (l1, giou))
         losses = {
-            "loss_cls": self.class_weight * focal / count,
-            "loss_bbox": self.l1_weight * l1 / count,
-            "loss_giou": self.giou_weight * giou / count,
+            "loss_cls": self.class_weight * focal * share,
+            "loss_bbox": self.l1_weight * l1 * share,
+            "loss_giou": self.giou_weight * giou * share,
         }
         of_stages = {name: loss.unbind() for name, loss in losses.items()}
         return {f"{name}_{i}": of_stages[name][i] for i in range(num_stages) for name in losses}

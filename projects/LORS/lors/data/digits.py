@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,14 +15,12 @@ from PIL import Image
 
 from lors.data.coco import register_coco
 
-__all__ = ["make_digits", "register_digits"]
-
 logger = logging.getLogger(__name__)
 
 SEED = 20260101
-SPLITS = ("train", "test")
-NUM_IMAGES = {"train": 4000, "test": 200}
-NUM_TEST_SOURCES = 397
+NUM_IMAGES = {"train": 4000, "test": 200, "val": 400}
+# Each split draws on digits of its own: of the shuffled sources, these.
+SOURCES = {"train": slice(597, None), "test": slice(0, 397), "val": slice(397, 597)}
 CANVAS = 160
 MIN_DIGITS, MAX_DIGITS = 3, 8
 MIN_HEIGHT, MAX_HEIGHT = 12, 48
@@ -51,45 +50,34 @@ class Digit(NamedTuple):
 
 
 def register_digits(split: str) -> str:
-    """Register ``lors_digits_train`` or ``lors_digits_test``, made on first use.
+    """Register ``lors_digits_train``, ``lors_digits_val`` or ``lors_digits_test``, made on first use.
 
-    The data lies in ``$DETECTRON2_DATASETS/lors_digits``.
+    The data lies in ``$DETECTRON2_DATASETS/lors_digits``. What is chosen is chosen on "val", so that "test"
+    stays unseen.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if split not in SOURCES:
+        raise ValueError(f"split must be one of {', '.join(SOURCES)}, not {split!r}")
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "lors_digits"
-    make_digits(root)
+    write_dataset(root, NUM_IMAGES)
     return register_coco(str(root / f"{split}.json"), str(root / split), f"lors_digits_{split}")
 
 
-def make_digits(root: Path) -> None:
-    """Write ``train.json``, ``test.json`` and the folders ``train`` and ``test`` into ``root``.
+def write_dataset(root: Path, num_images: dict[str, int]) -> None:
+    """Write ``SPLIT.json`` and the folder ``SPLIT`` with ``num_images[SPLIT]`` images, for each split.
 
     Does nothing where they are already there.
     """
-    write_dataset(Path(root), NUM_IMAGES)
-
-
-def write_dataset(root: Path, num_images: dict[str, int]) -> None:
-    """Make the dataset with ``num_images[split]`` images of each split."""
-    if root.is_dir() and any(root.iterdir()):
-        _check_complete(root)
-        return
-    logger.info("Making the digits dataset in %s (once, about half a minute)", root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as scratch:
-        made = Path(scratch) / root.name
-        for split in SPLITS:
-            _write_split(made, split, num_images[split])
-        try:
-            os.rename(made, root)
-        except OSError:
-            # Another process finished first, with the same data.
-            _check_complete(root)
-
-
-def _check_complete(root: Path) -> None:
-    for split in SPLITS:
+    if not (root.is_dir() and any(root.iterdir())):
+        logger.info("Making the digits dataset in %s (once, about half a minute)", root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as scratch:
+            made = Path(scratch) / root.name
+            for split, number in num_images.items():
+                _write_split(made, split, number)
+            # It fails where another process finished first, with the same data.
+            with contextlib.suppress(OSError):
+                os.rename(made, root)
+    for split in num_images:
         if not (root / f"{split}.json").is_file() or not (root / split).is_dir():
             raise FileExistsError(f"{root} exists but has no {split} data: remove it and try again")
 
@@ -105,17 +93,8 @@ def _write_split(root: Path, split: str, num_images: int) -> None:
         Image.fromarray(draw_image(rng, digits)).save(root / split / file_name)
         images.append({"id": index, "file_name": file_name, "height": CANVAS, "width": CANVAS})
         for digit in digits:
-            *_, width, height = digit.box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index,
-                    "category_id": digit.label + 1,
-                    "bbox": digit.box,
-                    "area": width * height,
-                    "iscrowd": 0,
-                }
-            )
+            of = {"id": len(annotations) + 1, "image_id": index, "category_id": digit.label + 1}
+            annotations.append({**of, "bbox": digit.box, "area": digit.mask.size, "iscrowd": 0})
     content = {
         "info": {"description": "scikit-learn's handwritten digits on cluttered canvases"},
         "images": images,
@@ -127,13 +106,12 @@ def _write_split(root: Path, split: str, num_images: int) -> None:
 
 def image_rng(split: str, index: int) -> np.random.RandomState:
     # RandomState, because numpy promises the same stream in every version only for it.
-    return np.random.RandomState([SEED, SPLITS.index(split), index])
+    return np.random.RandomState([SEED, list(SOURCES).index(split), index])
 
 
 def split_sources(split: str, num_sources: int) -> np.ndarray:
     """Return the indices of the source digits that the split may use."""
-    order = np.random.RandomState(SEED).permutation(num_sources)
-    return order[:NUM_TEST_SOURCES] if split == "test" else order[NUM_TEST_SOURCES:]
+    return np.random.RandomState(SEED).permutation(num_sources)[SOURCES[split]]
 
 
 def load_sources(split: str) -> tuple[list[Image.Image], list[int]]:

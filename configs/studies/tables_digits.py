@@ -1,0 +1,37 @@
+from .sharing_digits import study
+
+_bank = "model.decoder.bank.residual"
+
+
+def _adaptive(**choices):
+    return [
+        f"{_bank}.{name}.{key}={value}" for name in ("channel", "spatial") for key, value in choices.items()
+    ]
+
+
+def _stages(number):
+    """Half of them with one group, half with two; the first two stages' losses weigh less, as with four."""
+    half = number // 2
+    weights = [0.1, 0.5, *(number - 2) * [1.0]]
+    return dict(
+        overrides=[
+            f"model.decoder.num_stages={number}",
+            f"model.criterion.stage_weights={weights}",
+            *_adaptive(groups=half * [1] + half * [2]),
+        ]
+    )
+
+
+study.title = "Tables 4, 6, 7 and 8 of the paper in small, on the digits, not COCO"
+study.arms = {
+    "plain": study.arms.plain,
+    "LORS": study.arms.LORS,
+    "4: adaptive only": dict(config="configs/digits/lors_adaptive_only.py"),
+    "4: static only": dict(config="configs/digits/lors_static_only.py"),
+    "6: groups 1111, rank 4": dict(overrides=_adaptive(groups=[1, 1, 1, 1], rank=4)),
+    "6: groups 1111, rank 8": dict(overrides=_adaptive(groups=[1, 1, 1, 1])),
+    "6: groups 1111, rank 16": dict(overrides=_adaptive(groups=[1, 1, 1, 1], rank=16)),
+    "6: groups 2222, rank 8": dict(overrides=_adaptive(groups=[2, 2, 2, 2])),
+    **{f"7: static rank {rank}": dict(overrides=[f"{_bank}.output.rank={rank}"]) for rank in (2, 4, 16, 32)},
+    **{f"8: {number} stages": _stages(number) for number in (2, 6, 8)},
+}

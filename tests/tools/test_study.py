@@ -1,0 +1,223 @@
+"""study.py as a user runs it, stopped on the way, and the figures of its report."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from detectron2.config import LazyConfig, instantiate
+
+from lors.complexity import parameters
+from lors.training.overrides import apply_overrides
+from runs import ROOT, losses
+
+TOOLS = ROOT / "tools"
+STUDY = """
+study = dict(
+    title="Small",
+    reference="LORS",
+    config="configs/custom/lors_custom.py",
+    seeds=[1],
+    dataset=dict(
+        train_json="{data}/train.json", train_images="{data}/train", val_fraction=0.25,
+        test_json="{data}/test.json", test_images="{data}/test",
+    ),
+    overrides=["train.device=cpu", "train.log_period=1", "dataloader.train.mapper.augmentations=[]"],
+    arms={arms},
+)
+"""
+LORS = dict(overrides=["train.max_iter=12"])
+PLAIN = dict(overrides=["train.max_iter=2", "model.decoder.bank=null"])
+BROKEN = dict(overrides=["train.max_iter=2", "train.init_checkpoint=no"])
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load("study")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return load("study_report")
+
+
+def load(name: str):
+    sys.path.insert(0, str(TOOLS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+@pytest.fixture
+def repository(tmp_path, data) -> Path:
+    """With the same configs, and room for studies and output."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "train_net.py").symlink_to(ROOT / "train_net.py")
+    return tmp_path
+
+
+def write_study(repository: Path, data: Path, **arms) -> None:
+    text = STUDY.format(data=data, arms=arms)
+    (repository / "configs" / "studies" / "small.py").write_text(text)
+
+
+def begin(repository: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, str(TOOLS / "study.py"), "small", *more]
+    return subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)
+
+
+def results(repository: Path) -> dict:
+    return json.loads((repository / "docs" / "studies" / "small.json").read_text())["arms"]
+
+
+def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repository, data):
+    write_study(repository, data, broken=BROKEN, LORS=LORS, plain=PLAIN)
+    output = repository / "output" / "studies" / "small"
+    folder = output / "LORS" / "1"
+    process = begin(repository)
+    while process.poll() is None and not ((folder / "metrics.json").exists() and len(losses(folder)) >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 1 and str(Path("small", "broken", "1")) in err
+    assert list(folder.glob("model_*.pth"))
+    assert not (output / "plain").exists()
+
+    write_study(repository, data, LORS=LORS)
+    assert begin(repository).wait() == 0
+    assert list(losses(folder)) == list(range(12))
+    starts = re.findall(r"Starting training from iteration (\d+)", (folder / "log.txt").read_text())
+    assert starts[0] == "0" < starts[1]
+    (first,) = results(repository)["LORS"]["runs"]
+    assert first["resumed"] and set(first["val"]) == {"AP", "AP50"}
+    images = json.loads((output / "val.json").read_text())["images"]
+    found = json.loads((folder / "coco_instances_results.json").read_text())
+    assert {box["image_id"] for box in found} == {image["id"] for image in images}
+
+    before = (folder / "metrics.json").stat().st_mtime_ns
+    assert begin(repository, "--test").wait() == 0
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    (second,) = results(repository)["LORS"]["runs"]
+    assert set(second.pop("test")) == {"AP", "AP50"} and second == first
+    images = json.loads((data / "test.json").read_text())["images"]
+    found = json.loads((folder / "test" / "coco_instances_results.json").read_text())
+    assert {box["image_id"] for box in found} == {image["id"] for image in images}
+    assert "test AP" in (repository / "docs" / "studies" / "small.md").read_text()
+    assert (repository / "docs" / "studies" / "small.png").stat().st_size > 0
+
+
+def decoder_sizes(study, name: str) -> dict[str, int]:
+    given, sizes = study.load_study(name), {}
+    for arm, node in given.arms.items():
+        overrides = [*given.get("overrides", []), *node.get("overrides", []), "model.decoder.num_classes=10"]
+        cfg = apply_overrides(LazyConfig.load(node.get("config", given.config)), overrides)
+        assert cfg.model.criterion.stage_weights in (
+            None,
+            [0.1, 0.5] + (cfg.model.decoder.num_stages - 2) * [1],
+        )
+        sizes[arm] = parameters(instantiate(cfg.model.decoder))
+    assert given.reference in sizes
+    return sizes
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "studies").glob("*.py")))
+def test_the_arms_of_each_study_can_be_built_and_have_the_sizes_they_should(study, name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sizes = decoder_sizes(study, name)
+    if name.startswith("sharing"):
+        assert sizes["narrow plain"] == pytest.approx(sizes["LORS"], rel=0.02)
+        assert sizes.get("wide LORS", sizes["plain"]) == pytest.approx(sizes["plain"], rel=0.02)
+    if name.startswith("recipe"):
+        assert all(size <= sizes["plain"] / 2 for arm, size in sizes.items() if "plain" not in arm)
+
+
+def test_an_unknown_study_names_those_there_are(study, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["study.py", "small"])
+    with pytest.raises(SystemExit, match="small.py.*sharing_digits"):
+        study.main()
+
+
+def test_test_images_wait_until_all_runs_are_finished(study, repository, data, monkeypatch):
+    write_study(repository, data, LORS=LORS)
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["study.py", "small", "--test"])
+    with pytest.raises(SystemExit, match="without --test"):
+        study.main()
+    assert not list((repository / "output").rglob("log.txt"))
+
+
+def test_each_image_is_held_out_or_trained_on_with_its_boxes(study, data, tmp_path):
+    whole = json.loads((data / "train.json").read_text())
+    files = study.hold_out(str(data / "train.json"), 0.25, tmp_path)
+    train, val = (json.loads(file.read_text()) for file in files)
+    assert [len(part["images"]) for part in (train, val)] == [12, 4]
+    assert train["categories"] == val["categories"] == whole["categories"]
+    for part in (train, val):
+        ids = {image["id"] for image in part["images"]}
+        assert part["annotations"] == [a for a in whole["annotations"] if a["image_id"] in ids]
+    for key in ("images", "annotations"):
+        assert sorted(x["id"] for x in train[key] + val[key]) == [x["id"] for x in whole[key]]
+
+    # The order of the file does not matter.
+    (tmp_path / "turned.json").write_text(json.dumps({**whole, "images": whole["images"][::-1]}))
+    _, again = study.hold_out(str(tmp_path / "turned.json"), 0.25, tmp_path / "again")
+    assert {i["id"] for i in json.loads(again.read_text())["images"]} == {i["id"] for i in val["images"]}
+
+
+def test_a_result_of_other_settings_is_not_taken(study, tmp_path):
+    run = study.Run("LORS", 1, tmp_path, "c.py", [], iterations=9, parameters=5, settings={"a": 1, "b": 2})
+    assert run.result() == {}
+    run.note(seconds=1.0)
+    run.note(val={"AP": 2.0})
+    assert run.result() == {"seconds": 1.0, "val": {"AP": 2.0}}
+    assert run._replace(settings={"b": 2, "a": 1}).result() == run.result()
+    with pytest.raises(ValueError, match="other settings"):
+        run._replace(settings={"a": 1, "b": 3}).result()
+
+
+def test_a_run_that_a_killed_study_left_keeps_the_study_locked(study, tmp_path):
+    lock = study.lock_study(tmp_path)
+    with subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()]) as left:
+        lock.close()
+        with pytest.raises(ValueError, match="running"):
+            study.lock_study(tmp_path)
+        left.kill()
+    study.lock_study(tmp_path).close()
+
+
+def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+
+    def arm(*runs: tuple[float, bool]) -> dict:
+        result = {"AP": 0, "AP50": 90.0}
+        of = [{"val": {**result, "AP": AP}, "seconds": AP, "resumed": resumed} for AP, resumed in runs]
+        return dict(config="c.py", overrides=["a=1"], decoder_parameters=1234567, iterations=9, runs=of)
+
+    about = dict(study="some", title="Some", reference="LORS", versions="", overrides=[])
+    arms = {
+        "LORS": arm((60.0, False), (66.0, True)),
+        "plain": arm((70.0, False), (71.0, False), (75.0, False)),
+        "once": arm((62.0, True)),
+    }
+    report.write_report({**about, "arms": arms})
+    assert json.loads((tmp_path / "some.json").read_text())["arms"] == arms
+    lines = (tmp_path / "some.md").read_text().splitlines()
+    rows = {
+        cells[1]: cells[2:-1]
+        for cells in ([x.strip() for x in line.split("|")] for line in lines if "|" in line)
+    }
+    # Of 70, 71, 75: deviation 2.65; of 60, 66: 4.24; of the difference sqrt(2.65^2 / 3 + 4.24^2 / 2) = 3.37.
+    # A run that was resumed has no time of its own.
+    assert rows["LORS"] == ["1.23 M", "2", "63.0 ± 4.2", "90.0 ± 0.0", "", "1.0"]
+    assert rows["plain"] == ["1.23 M", "3", "72.0 ± 2.6", "90.0 ± 0.0", "+9.0 ± 3.4", "1.2"]
+    assert rows["once"] == ["1.23 M", "1", "62.0", "90.0", "-1.0", ""]

@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""The table and the picture of a study again, from docs/studies/NAME.json alone.
+
+python tools/study_report.py sharing_digits
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from lors.training.errors import one_line_errors
+from lors.training.files import replacing
+
+DOCS = Path("docs/studies")
+
+
+def collect(name: str, study: Mapping[str, Any], runs: Sequence[Any]) -> dict[str, Any]:
+    """All that the report says, of the runs that are finished; see `study.Run`."""
+    arms: dict[str, Any] = {}
+    for run in runs:
+        node, result = study["arms"][run.arm], run.result()
+        about = dict(config=run.config, overrides=list(node.get("overrides", [])))
+        about.update(decoder_parameters=run.parameters, iterations=run.iterations, runs=[])
+        if "val" in result:
+            arms.setdefault(run.arm, about)["runs"].append({"seed": run.seed, **result})
+    python = platform.python_version()
+    versions = f"Python {python}, torch {torch.__version__}, Detectron2 {detectron2.__version__}"
+    about = dict(study=name, title=study["title"], reference=study["reference"], versions=versions)
+    return {**about, "overrides": list(study.get("overrides", [])), "arms": arms}
+
+
+def write_report(results: Mapping[str, Any]) -> None:
+    """Writes the JSON, the table and the picture."""
+    name = results["study"]
+    with replacing(DOCS / f"{name}.json") as path:
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    with replacing(DOCS / f"{name}.md") as path:
+        path.write_text(page(results))
+    with replacing(DOCS / f"{name}.png") as path:
+        draw(results, path)
+
+
+def values(arm: Mapping[str, Any], part: str, metric: str = "AP") -> list[float]:
+    return [run[part][metric] for run in arm["runs"] if part in run]
+
+
+def plus_minus(number: float, spread: float, sign: str = "") -> str:
+    return f"{number:{sign}.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")
+
+
+def deviation(numbers: Sequence[float]) -> float:
+    """Of one number it is not known."""
+    return statistics.stdev(numbers) if len(numbers) > 1 else math.nan
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Of the means, and its standard error."""
+    if not (ours and theirs):
+        return ""
+    error = math.hypot(*(deviation(numbers) / math.sqrt(len(numbers)) for numbers in (ours, theirs)))
+    return plus_minus(statistics.mean(ours) - statistics.mean(theirs), error, "+")
+
+
+def parts(results: Mapping[str, Any]) -> list[str]:
+    """Those with any results, of val and test."""
+    return [part for part in ("val", "test") if any(values(arm, part) for arm in results["arms"].values())]
+
+
+def page(results: Mapping[str, Any]) -> str:
+    arms, reference, rows = results["arms"], results["reference"], []
+    for label, arm in arms.items():
+        row = {
+            "arm": label,
+            "decoder parameters": f"{arm['decoder_parameters'] / 1e6:.2f} M",
+            "n": len(arm["runs"]),
+        }
+        for part in parts(results):
+            for metric in ("AP", "AP50"):
+                numbers = values(arm, part, metric)
+                row[f"{part} {metric}"] = (
+                    plus_minus(statistics.mean(numbers), deviation(numbers)) if numbers else ""
+                )
+            against = values(arms[reference], part) if reference in arms and label != reference else []
+            row[f"{part} AP against {reference}"] = difference(values(arm, part), against)
+        seconds = [run["seconds"] for run in arm["runs"] if not run["resumed"]]
+        row["minutes of a core"] = f"{statistics.mean(seconds) / 60:.1f}" if seconds else ""
+        rows.append(row)
+    runs = [
+        f"`{' '.join([arm['config'], *arm['overrides']])}`, {arm['iterations']} iterations"
+        for arm in arms.values()
+    ]
+    text = f"""\
+# {results["title"]}
+
+`python tools/study.py {results["study"]}`; mean ± standard deviation over n seeds; differences of means ±
+their standard error. {results["versions"]}.
+
+{tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)}
+
+![AP against the decoder's parameters]({results["study"]}.png)
+
+"""
+    text += "".join(f"- {label}: {run}\n" for label, run in zip(arms, runs))
+    return text + (f"- all: `{' '.join(results['overrides'])}`\n" if results["overrides"] else "")
+
+
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """AP against decoder parameters, on the test images once they have been looked at."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    part = parts(results)[-1]
+    for label, arm in results["arms"].items():
+        if numbers := values(arm, part):
+            place = arm["decoder_parameters"] / 1e6, statistics.mean(numbers)
+            spread = deviation(numbers)
+            axes.errorbar(*place, None if math.isnan(spread) else spread, marker="o", capsize=4)
+            axes.annotate(label, place, (7, 5), textcoords="offset points")
+    axes.set(xlabel="parameters of the decoder, millions", ylabel=f"{part} AP, mean and standard deviation")
+    axes.set_title(results["title"], fontsize=10)
+    axes.margins(0.2)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+@one_line_errors()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", metavar="NAME", help="of docs/studies/NAME.json")
+    write_report(json.loads((DOCS / f"{parser.parse_args().study}.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()
