@@ -15,7 +15,7 @@ test: .venv/complete
 	.venv/bin/python -m pytest
 
 drills: .venv/complete
-	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py tests/adamixer/test_decoder.py
+	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py tests/adamixer/test_decoder.py tests/tools/test_study.py
 
 bench: .venv/complete
 	.venv/bin/python tools/benchmark.py

@@ -79,7 +79,9 @@ def results(repository: Path) -> dict:
     return json.loads((repository / "docs" / "studies" / "small.json").read_text())["arms"]
 
 
-def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repository, data):
+def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repository, data, long):
+    if not long:
+        pytest.skip("trains for a minute or two: make drills")
     write_study(repository, data, broken=BROKEN, LORS=LORS, plain=PLAIN)
     output = repository / "output" / "studies" / "small"
     folder = output / "LORS" / "1"
