@@ -65,7 +65,9 @@ class SetCriterion(nn.Module):
         boxes = torch.stack([boxes for _, boxes in predictions]).float()
         num_stages = len(predictions)
         if self.stage_weights and len(self.stage_weights) != num_stages:
-            raise UserError(f"stage_weights={self.stage_weights}: must be one for each of {num_stages}")
+            raise UserError(
+                f"stage_weights={self.stage_weights}: must be one for each of {num_stages} stages"
+            )
         stage, image, query, number = self.matcher(logits, boxes, targets, image_sizes)
 
         counts = on_device([0, *(len(labels) for labels, _ in targets[:-1])], logits).long()
