@@ -250,3 +250,10 @@ def test_written_files_hold_no_more_than_their_tensors(tmp_path):
         assert path.stat().st_size < 10_000
         assert path.stat().st_mode == other.stat().st_mode
         assert read(str(path))["about"] == ABOUT
+
+
+def test_weights_that_are_not_finite_are_named(tiny_model, tmp_path, caplog):
+    weights = tiny_model().state_dict()
+    weights[f"{HEAD}.bias"][0] = float("nan")
+    Checkpointer(tiny_model()).load(save(weights, tmp_path))
+    assert f"{HEAD}.bias" in caplog.text

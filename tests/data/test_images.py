@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torch.utils.data._utils.worker import ExceptionWrapper
 
-from lors.data.images import BadImage, check_size, read_image
+from lors.data.images import BadImage, check_size, missing, read_image
 
 RED, GREEN = (250, 20, 10), (10, 200, 30)
 
@@ -226,3 +226,10 @@ def test_what_a_worker_raises_is_one_line():
         wrapped.reraise()
     assert str(error.value) == "a: b.png: No such file"
     assert str(pickle.loads(pickle.dumps(error.value))) == "a: b.png: No such file"
+
+
+def test_links_and_addresses_of_nothing_are_missing(tmp_path):
+    (tmp_path / "there.png").touch()
+    (tmp_path / "dead.png").symlink_to(tmp_path / "gone.png")
+    paths = [str(tmp_path / name) for name in ("there.png", "dead.png", "https://example.com/a.png")]
+    assert missing([*paths, "s3://bucket/a.png"]) == set(paths[1:])

@@ -70,6 +70,19 @@ def test_files_beside_their_images(tmp_path):
     assert content["images"] == [{"id": 1, "file_name": "photo 1.PNG", "width": 60, "height": 40}]
 
 
+def test_what_other_systems_and_tools_leave_is_read(voc):
+    annotations = voc / "Annotations"
+    (annotations / "._0.xml").write_bytes(b"\0\5\x16\7")
+    (annotations / "0.xml").rename(annotations / "0.XML")
+    (annotations / "1.xml").write_text(xml("1.jpg", ("\n  red ", (5, 5, 9, 9), 0)))
+    (voc / "ImageSets/Main/train.txt").write_text("1.jpg\n")
+    whole = read_voc(str(voc), str(voc / "JPEGImages"))
+    assert [image["file_name"] for image in whole["images"]] == ["0.jpg", "1.jpg"]
+    assert whole["categories"] == [{"id": 1, "name": "red"}]
+    listed = read_voc(str(voc / "ImageSets/Main/train.txt"), str(voc / "JPEGImages"))
+    assert [image["file_name"] for image in listed["images"]] == ["1.jpg"]
+
+
 @pytest.mark.parametrize(
     "name, text, reason",
     [

@@ -231,6 +231,8 @@ def read_detector(path: str, averaged: bool = True) -> dict[str, Any]:
         kind, weights, unused = convert(weights_of(content))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if bad := [name for name, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]:
+        logger.warning("%s: %d tensors have a NaN or an infinity, the first is %s", path, len(bad), bad[0])
     about = about_of(content, kind, weights)
     if kind == DETECTOR:
         return {**content, "model": weights, "about": about}

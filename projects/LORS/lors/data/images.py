@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
@@ -66,10 +67,10 @@ def check_size(file_name: str, image: np.ndarray, width: int, height: int) -> No
 
 def missing(paths: Iterable[str]) -> set[str]:
     """Those of some files that are not there."""
-    paths = [path for path in paths if "://" not in path]
+    paths = [path for path in paths if not re.match(r"\w+://", path)]  # Detectron2 knows such addresses
     # Listing each folder once takes less time than asking for each file.
     folders = {folder for folder in map(os.path.dirname, paths) if os.path.isdir(folder)}
-    there = {os.path.join(folder, file) for folder in folders for file in os.listdir(folder)}
+    there = {entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()}
     return {path for path in paths if path not in there and not os.path.isfile(path)}
 
 

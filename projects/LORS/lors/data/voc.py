@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 from PIL import Image
 
 from lors.errors import UserError
+
+# Some lists have the files' extensions.
+_STEM = re.compile(r"\.(xml|jpe?g|png|bmp)$", re.IGNORECASE)
 
 
 def is_voc(path: str) -> bool:
@@ -38,14 +42,17 @@ def read_voc(path: str, image_root: str) -> dict:
     """
     folder = _annotation_folder(Path(path))
     if os.path.isdir(path):
-        files = sorted(folder.glob("*.xml"))
+        # A Mac leaves a file ._NAME beside each in an archive.
+        files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() == ".xml" and f.name[:2] != "._"]
     else:
         # Lists of a single class have a second column.
         names = [line.split()[0] for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
-        files = [folder / f"{name.removesuffix('.xml')}.xml" for name in names]
+        files = [folder / f"{_STEM.sub('', name)}.xml" for name in names]
     if not files:
         raise UserError(f"{path}: there are no XML files of Pascal VOC in it")
-    by_stem = {Path(name).stem: name for name in sorted(os.listdir(image_root)) if not name.endswith(".xml")}
+    by_stem = {
+        Path(name).stem: name for name in sorted(os.listdir(image_root)) if not name.lower().endswith(".xml")
+    }
     images, objects = [], []
     for number, file in enumerate(files, start=1):
         try:
@@ -62,7 +69,7 @@ def read_voc(path: str, image_root: str) -> dict:
                 x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
                 w, h = x1 - x0, y1 - y0
                 entry = {"id": len(objects) + 1, "image_id": number, "bbox": [x0, y0, w, h], "area": w * h}
-                label, ignore = found.findtext("name") or "", int(found.findtext("difficult") or 0)
+                label, ignore = (found.findtext("name") or "").strip(), int(found.findtext("difficult") or 0)
                 objects.append({**entry, "category_id": label, "iscrowd": 0, "ignore": ignore})
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no {file}") from error

@@ -28,7 +28,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
-            raise UserError(f"override {override!r}: must be key=value")
+            place = ", and options stand before them" if key.startswith("-") else ""
+            raise UserError(f"override {override!r}: must be key=value{place}")
         if not _is_known(cfg, key):
             known = list(_keys(cfg))
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
