@@ -32,6 +32,7 @@ from study_report import collect, write_report
 from tqdm import tqdm
 
 from lors.complexity import parameters
+from lors.errors import UserError
 from lors.training.errors import config_errors, one_line_errors
 from lors.training.files import replacing
 from lors.training.overrides import apply_overrides
@@ -56,12 +57,12 @@ class Run(NamedTuple):
         """AP and AP50 on `val` and `test`, the `seconds` of a core, `resumed`, each once it is known.
 
         Raises:
-            ValueError: the folder has a run with other settings.
+            UserError: the folder has a run with other settings.
         """
         path = self.folder / "study.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         if known.pop("settings", self.settings) != self.settings:
-            raise ValueError(f"{self.folder} was made with other settings than the study now has: remove it")
+            raise UserError(f"{self.folder} was made with other settings than the study now has: remove it")
         return known
 
     def note(self, **more: Any) -> None:
@@ -126,7 +127,7 @@ def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
                 cfg = apply_overrides(LazyConfig.load(config), opts)
                 size = parameters(build_model(cfg).decoder)
             if not cfg.train.max_iter:
-                raise ValueError(f"{config}: a study needs train.max_iter")
+                raise UserError(f"{config}: a study needs train.max_iter")
             plain = OmegaConf.to_container(cfg)
             settings = json.loads(json.dumps(plain, default=lambda x: f"{x.__module__}.{x.__qualname__}"))
             runs.append(Run(arm, seed, place, config, opts, cfg.train.max_iter, size, settings))
@@ -140,7 +141,7 @@ def lock_study(folder: Path) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"{folder}: this study is running, or a run that was left by a killed one") from None
+        raise UserError(f"{folder}: this study is running, or a run that was left by a killed one") from None
     return lock
 
 
@@ -205,11 +206,11 @@ def outcome(folder: Path, exit_code: int) -> dict[str, float]:
     """AP and AP50 as train_net.py logged them last.
 
     Raises:
-        ValueError: it failed.
+        UserError: it failed.
     """
     if exit_code:
         last = (folder / "stderr.txt").read_text().strip().rpartition("\n")[2]
-        raise ValueError(f"{folder}: {last or f'exit code {exit_code}'}")
+        raise UserError(f"{folder}: {last or f'exit code {exit_code}'}")
     names, values = re.findall(r"copypaste: (AP.*)\n.*copypaste: (.*)", (folder / "log.txt").read_text())[-1]
     found = dict(zip(names.split(","), map(float, values.split(","))))
     return {"AP": found["AP"], "AP50": found["AP50"]}
@@ -229,7 +230,7 @@ def main() -> None:
     runs = plan(study, val, folder)
     part = "test" if args.test else "val"
     if args.test and any("val" not in run.result() for run in runs):
-        raise ValueError("the test images are looked at once: first let all runs finish, without --test")
+        raise UserError("the test images are looked at once: first let all runs finish, without --test")
     waiting, errors = [run for run in runs if part not in run.result()], []
     for run, exit_code, seconds in run_all(waiting, test if args.test else None, args.processes, lock):
         try:
@@ -241,7 +242,7 @@ def main() -> None:
             run.note(**{part: found}, **({} if args.test else {"seconds": seconds}))
             write_report(collect(args.study, study, runs))
     if errors:
-        raise ValueError(f"{len(errors)} runs failed, and the same command tries again: {errors[0]}")
+        raise UserError(f"{len(errors)} runs failed, and the same command tries again: {errors[0]}")
     write_report(collect(args.study, study, runs))
 
 
