@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -38,6 +40,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def long(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable:
+    """Imports a module of tools/ by its name."""
+
+    def load(name: str) -> ModuleType:
+        tools = str(Path(__file__).parent.parent / "tools")
+        sys.path.insert(0, tools)
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(tools)
+
+    return load
 
 
 @pytest.fixture(scope="session")

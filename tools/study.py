@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -86,30 +85,13 @@ def load_study(name: str) -> DictConfig:
         return LazyConfig.load(str(path)).study
 
 
-def hold_out(json_file: str, fraction: float, folder: Path) -> tuple[Path, Path]:
-    """Cuts a COCO file in two, train.json and val.json; names decide, so always in the same way."""
-    content = json.loads(Path(json_file).read_text())
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    shuffled = sorted(names, key=lambda i: (zlib.crc32(names[i].encode()), names[i]))
-    held = set(shuffled[: round(fraction * len(names))])
-    for part in ("train", "val"):
-        cut = {
-            "images": [x for x in content["images"] if (x["id"] in held) == (part == "val")],
-            "annotations": [x for x in content["annotations"] if (x["image_id"] in held) == (part == "val")],
-        }
-        with replacing(folder / f"{part}.json") as path:
-            path.write_text(json.dumps({**content, **cut}))
-    return folder / "train.json", folder / "val.json"
-
-
-def data_overrides(study: DictConfig, folder: Path) -> tuple[list[str], list[str]]:
+def data_overrides(study: DictConfig) -> tuple[list[str], list[str]]:
     """What has train_net.py train and validate, and what after it has it test."""
     val, test = list(study.get("val", [])), list(study.get("test", []))
     if data := study.get("dataset"):
-        train_json, val_json = hold_out(data.train_json, data.val_fraction, folder)
-        val += [f"dataset.train_json={train_json}", f"dataset.train_images={data.train_images}"]
-        val += [f"dataset.test_json={val_json}", f"dataset.test_images={data.train_images}"]
-        test += [f"dataset.test_json={data.test_json}", f"dataset.test_images={data.test_images}"]
+        val += [f"dataset.{key}={data[key]}" for key in ("train_json", "train_images", "val_fraction")]
+        test += [f"dataset.{key}={data[key]}" for key in ("test_json", "test_images")]
+        test += ["dataset.val_fraction=0"]
     return val, test
 
 
@@ -226,7 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     study, folder = load_study(args.study), OUTPUT / args.study
     lock = lock_study(folder)
-    val, test = data_overrides(study, folder)
+    val, test = data_overrides(study)
     runs = plan(study, val, folder)
     part = "test" if args.test else "val"
     if args.test and any("val" not in run.result() for run in runs):

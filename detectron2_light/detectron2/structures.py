@@ -80,9 +80,6 @@ class Instances:
             raise AttributeError(f"there is no field {name!r}")
         return self._fields[name]
 
-    def get_fields(self) -> dict[str, Any]:
-        return self._fields
-
     def to(self, device: str | torch.device) -> Instances:
         return Instances(self._image_size, **{k: v.to(device) for k, v in self._fields.items()})
 

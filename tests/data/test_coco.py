@@ -1,6 +1,7 @@
 import copy
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from lors.data import num_classes, register_coco, register_split
-from lors.data.classes import Classes, classes_of, with_classes
+from lors.data.classes import Classes, classes_of
+from lors.data.coco import with_classes
 from lors.errors import UserError
 
 CONTENT = {
@@ -298,6 +300,15 @@ def test_a_share_of_the_training_images_is_the_test_set(tmp_path):
     train, test = ids(names)
     assert (len(train), len(test)) == (15, 5) and train | test == set(range(20)) and not train & test
     assert split(*files, val_fraction=0.25) == names
+    assert [[a["bbox"] for r in DatasetCatalog.get(n) for a in r["annotations"]] for n in names] == [
+        15 * [BOX["bbox"]],
+        5 * [BOX["bbox"]],
+    ]
+    # The order of the file does not matter.
+    turned = json.loads(Path(files[0]).read_text())
+    turned["images"].reverse()
+    (tmp_path / "turned.json").write_text(json.dumps(turned))
+    assert ids(split(str(tmp_path / "turned.json"), files[1], val_fraction=0.25)) == [train, test]
     assert ids(split(*files, val_fraction=0.25, val_seed=1)) != [train, test]
     for wrong in ({"val_fraction": 1.0}, {"val_fraction": -0.1}, {"val_fraction": 0.1, "test_json": "x"}):
         with pytest.raises(UserError, match="dataset.val_fraction"):

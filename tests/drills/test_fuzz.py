@@ -33,7 +33,7 @@ def attempts(long):
     return (
         {"dataset": 2500, "override": 1000, "checkpoint": 1500}
         if long
-        else dict.fromkeys(("dataset", "override", "checkpoint"), 30)
+        else dict.fromkeys(("dataset", "override", "checkpoint"), 60)
     )
 
 

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
 
-TOOLS = Path(__file__).parent.parent.parent / "tools"
-
 
 @pytest.fixture(scope="module")
-def benchmark():
-    return load("benchmark")
-
-
-def load(name: str):
-    sys.path.insert(0, str(TOOLS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(TOOLS))
+def benchmark(load_tool):
+    return load_tool("benchmark")
 
 
 @pytest.fixture
-def models(tiny_model):
+def models(tiny_model, load_tool):
     models = {"LORS": tiny_model(), "plain": tiny_model(None)}
     for parameter in models["LORS"].decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return load("variants").with_twins(models)
+    return load_tool("variants").with_twins(models)
 
 
 @pytest.mark.parametrize("part", ["decoder", "detector"])

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
-TOOLS = Path(__file__).parent.parent.parent / "tools"
-
 
 @pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("gpu")
+def gpu(load_tool):
+    return load_tool("gpu")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def models(request, gpu, tiny_model):
+def models(request, load_tool, tiny_model):
     models = {"LORS": tiny_model(), "plain": tiny_model(None)}
     for parameter in models["LORS"].decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    twins = importlib.import_module("variants").with_twins(models)
+    twins = load_tool("variants").with_twins(models)
     return {name: model.to(request.param) for name, model in twins.items()}
 
 

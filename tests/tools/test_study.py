@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -14,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog
 
 from lors.complexity import parameters
+from lors.data import register_split
 from lors.training.overrides import apply_overrides
 from runs import ROOT, losses
 
-TOOLS = ROOT / "tools"
 STUDY = """
 study = dict(
     title="Small",
@@ -40,21 +40,13 @@ BROKEN = dict(overrides=["train.max_iter=2", "train.init_checkpoint=no"])
 
 
 @pytest.fixture(scope="module")
-def study():
-    return load("study")
+def study(load_tool):
+    return load_tool("study")
 
 
 @pytest.fixture(scope="module")
-def report():
-    return load("study_report")
-
-
-def load(name: str):
-    sys.path.insert(0, str(TOOLS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(TOOLS))
+def report(load_tool):
+    return load_tool("study_report")
 
 
 @pytest.fixture
@@ -71,7 +63,7 @@ def write_study(repository: Path, data: Path, **arms) -> None:
 
 
 def begin(repository: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, str(TOOLS / "study.py"), "small", *more]
+    command = [sys.executable, str(ROOT / "tools" / "study.py"), "small", *more]
     return subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)
 
 
@@ -101,9 +93,12 @@ def test_a_study_goes_on_where_it_stopped_and_looks_at_the_test_images_last(repo
     assert starts[0] == "0" < starts[1]
     (first,) = results(repository)["LORS"]["runs"]
     assert first["resumed"] and set(first["val"]) == {"AP", "AP50"}
-    images = json.loads((output / "val.json").read_text())["images"]
+    dataset = dict(train_json=f"{data}/train.json", train_images=f"{data}/train", val_fraction=0.25)
+    dataset.update(test_json="", test_images="", val_seed=0, crowds_as_objects=False)
+    images = DatasetCatalog.get(register_split("test", dataset))
     found = json.loads((folder / "coco_instances_results.json").read_text())
-    assert {box["image_id"] for box in found} == {image["id"] for image in images}
+    assert len(images) == 4
+    assert {box["image_id"] for box in found} == {image["image_id"] for image in images}
 
     before = (folder / "metrics.json").stat().st_mtime_ns
     assert begin(repository, "--test").wait() == 0
@@ -156,24 +151,6 @@ def test_test_images_wait_until_all_runs_are_finished(study, repository, data, m
     with pytest.raises(SystemExit, match="without --test"):
         study.main()
     assert not list((repository / "output").rglob("log.txt"))
-
-
-def test_each_image_is_held_out_or_trained_on_with_its_boxes(study, data, tmp_path):
-    whole = json.loads((data / "train.json").read_text())
-    files = study.hold_out(str(data / "train.json"), 0.25, tmp_path)
-    train, val = (json.loads(file.read_text()) for file in files)
-    assert [len(part["images"]) for part in (train, val)] == [12, 4]
-    assert train["categories"] == val["categories"] == whole["categories"]
-    for part in (train, val):
-        ids = {image["id"] for image in part["images"]}
-        assert part["annotations"] == [a for a in whole["annotations"] if a["image_id"] in ids]
-    for key in ("images", "annotations"):
-        assert sorted(x["id"] for x in train[key] + val[key]) == [x["id"] for x in whole[key]]
-
-    # The order of the file does not matter.
-    (tmp_path / "turned.json").write_text(json.dumps({**whole, "images": whole["images"][::-1]}))
-    _, again = study.hold_out(str(tmp_path / "turned.json"), 0.25, tmp_path / "again")
-    assert {i["id"] for i in json.loads(again.read_text())["images"]} == {i["id"] for i in val["images"]}
 
 
 def test_a_result_of_other_settings_is_not_taken(study, tmp_path):

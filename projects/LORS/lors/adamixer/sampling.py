@@ -36,8 +36,9 @@ class Pyramid:
         size, self.stride, self.log2_stride, start = on_device(known, rows).split((2, 1, 1, 1), dim=1)
         self.last = size[..., None] - 1
         self.half_square = self.log2_stride.square() * -0.5
+        # A point between two positions, at a fraction f of the way, weighs them 1 - f and f.
         self.step = torch.arange(2.0, device=rows.device)
-        self.nearness, self.slope = 1 - self.step, 2 * self.step - 1
+        self.at_start, self.slope = 1 - self.step, 2 * self.step - 1
         self.width = size[:, 0, None, None].int()
         image = torch.arange(rows.shape[0], device=rows.device, dtype=torch.int32) * sum(counts)
         group = torch.arange(groups, device=rows.device, dtype=torch.int32)
@@ -77,7 +78,7 @@ class Pyramid:
         low = at.detach().floor()
         position = low[..., None] + self.step
         inside = position.clamp(min=0).minimum(self.last)
-        weight = torch.addcmul(self.nearness, (at - low)[..., None], self.slope) * (position == inside)
+        weight = torch.addcmul(self.at_start, (at - low)[..., None], self.slope) * (position == inside)
         return inside.int(), weight
 
 

@@ -198,13 +198,13 @@ def first_readable(saved: Sequence[str], load: Callable[[str], Result]) -> Resul
     Raises:
         UserError: none can be read.
     """
-    for path in saved:
+    for path, before in zip(saved, [*saved[1:], None]):
         try:
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"{path}: not found")
             return load(path)
         except (Unreadable, FileNotFoundError) as error:
-            logger.warning("%s; the checkpoint before it is taken", error)
+            logger.warning("%s%s", error, "; the checkpoint before it is taken" if before else "")
     raise UserError(f"{os.path.dirname(saved[0])}: no checkpoint can be read")
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import zlib
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from lors.data.check import ERROR, Problem, summarise
+from lors.data.check import Problem
 from lors.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 class Classes(NamedTuple):
@@ -66,30 +61,3 @@ def match(dataset: dict, classes: Classes) -> list[Problem]:
             annotation["category_id"] = ids.get(names[annotation["category_id"]])
         dataset["categories"] = [{"id": i, "name": name} for name, i in ids.items()]
     return problems
-
-
-def with_classes(dataset: str, classes: Classes) -> str:
-    """The name of a dataset whose classes are those of a model: this one, or a copy matched by name.
-
-    Raises:
-        UserError: there are objects of classes that the model does not have.
-    """
-    from lors.data.coco import read, register, write_copy
-
-    own, metadata = classes_of(dataset).names, MetadataCatalog.get(dataset)
-    if own == classes.names:
-        return dataset
-    if metadata.get("json_file") is None:
-        raise UserError(f"dataset {dataset}: its classes {own} are not the model's {classes.names}")
-    if list(classes.ids) != sorted(classes.ids):  # by which Detectron2 orders classes
-        classes = Classes(classes.names, [*range(1, len(classes.names) + 1)])
-    name = f"{dataset}_{zlib.crc32(json.dumps(classes).encode()):08x}"
-    if name not in DatasetCatalog.list():
-        content, _ = read(metadata.json_file, metadata.image_root)
-        problems = match(content, classes)
-        where = metadata.get("source", [metadata.json_file])[0]
-        if errors := [problem for problem in problems if problem.done == ERROR]:
-            raise UserError(f"{where} cannot be used: {summarise(errors)}")
-        logger.warning("%s: %s", where, summarise(problems))
-        register(name, write_copy(content, name), metadata.image_root, content)
-    return name

@@ -20,7 +20,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
 from lors.data.check import ERROR, NOTED, Problem, check, is_size, is_text, summarise
-from lors.data.classes import classes_of
+from lors.data.classes import Classes, classes_of, match
 from lors.data.images import BadImage, check_size, missing, read_image
 from lors.data.voc import image_folder, is_voc, read_voc
 from lors.errors import UserError
@@ -132,6 +132,31 @@ def read(path: str, image_root: str) -> tuple[Any, list[Problem]]:
         raise UserError(f"{path} is not a JSON file: {error}") from error
     is_plain = content[:1].isascii() and b"\0" not in content[:4]
     return dataset, [] if is_plain else [Problem("encoding", "file", f"it begins with {content[:3]!r}")]
+
+
+def with_classes(dataset: str, classes: Classes) -> str:
+    """The name of a dataset whose classes are those of a model: this one, or a copy matched by name.
+
+    Raises:
+        UserError: there are objects of classes that the model does not have.
+    """
+    own, metadata = classes_of(dataset).names, MetadataCatalog.get(dataset)
+    if own == classes.names:
+        return dataset
+    if metadata.get("json_file") is None:
+        raise UserError(f"dataset {dataset}: its classes {own} are not the model's {classes.names}")
+    if list(classes.ids) != sorted(classes.ids):  # by which Detectron2 orders classes
+        classes = Classes(classes.names, [*range(1, len(classes.names) + 1)])
+    name = f"{dataset}_{zlib.crc32(json.dumps(classes).encode()):08x}"
+    if name not in DatasetCatalog.list():
+        content, _ = read(metadata.json_file, metadata.image_root)
+        problems = match(content, classes)
+        where = metadata.get("source", [metadata.json_file])[0]
+        if errors := [problem for problem in problems if problem.done == ERROR]:
+            raise UserError(f"{where} cannot be used: {summarise(errors)}")
+        logger.warning("%s: %s", where, summarise(problems))
+        register(name, write_copy(content, name), metadata.image_root, content)
+    return name
 
 
 def check_records(

@@ -99,11 +99,12 @@ class GeneratedLowRank(Residual):
         (g, d, h), r = self.shape, self.rank
         B, A, E = self._wide_B(layer).to(dtype=dtype), self.A[layer].to(dtype=dtype), self.E[layer]
         with _own_precision(A):
-            # E A, which has a column for each number of q, and for the bias
-            parts = A.mT[:, :, None] @ E.weight.to(A).view(g, -1, r, r, E.in_features)
-            parts = [part.view(g, B.shape[2], -1) for part in (parts, E.bias.to(A).view(g, -1, r, r) @ A)]
+            # The weight has the matrices of each number of q, which lie side by side here; the bias has one.
+            of_weight = A.mT[:, :, None] @ E.weight.to(A).view(g, -1, r, r, E.in_features)
+            of_bias = E.bias.to(A).view(g, -1, r, r) @ A
             terms = [p.view(g, d, -1) for p in shared] if shared else (0, 0)
-            weight, bias = (term + B @ EA for term, EA in zip(terms, parts))
+            EAs = (EA.view(g, B.shape[2], -1) for EA in (of_weight, of_bias))
+            weight, bias = (term + B @ EA for term, EA in zip(terms, EAs))
         return weight.view(g * d * h, -1), bias.flatten()
 
     def linear(self, q: Tensor, layer: int, bias: None = None) -> Tensor:
@@ -126,10 +127,10 @@ class GeneratedLowRank(Residual):
 
 
 def _many(x: Tensor, composing: float) -> bool:
-    """Whether x has so many rows that composing the weight, which takes the operations of `composing`, pays.
+    """Whether composing the weight is faster for the rows of x; it takes the operations of `composing` rows.
 
-    It has fewer passes over memory and was found faster from three quarters of that on. Where the number of
-    rows is open, as in `torch.export`, a composed weight serves every number.
+    It passes over memory less often, so it is faster from about three quarters of those rows on. Where the
+    number of rows is open, as in `torch.export`, a composed weight serves every number.
     """
     rows = x.numel() // x.shape[-1]
     return isinstance(rows, torch.SymInt) or rows > 0.75 * composing

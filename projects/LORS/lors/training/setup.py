@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from lors.checkpoints.checkpointer import to_device
 from lors.data import TrainLoader, check_records
-from lors.data.classes import Classes, classes_of, with_classes
+from lors.data.classes import Classes, classes_of
+from lors.data.coco import with_classes
 from lors.errors import UserError
 
 logger = logging.getLogger(__name__)
