@@ -45,6 +45,7 @@ def test_the_detectors_are_timed(gpu, models):
 
 @pytest.mark.cuda
 def test_compiled_it_is_the_same_on_a_card(gpu, tiny_model):
-    found = gpu.check_compiled({"LORS": tiny_model().to("cuda")}, (64, 96))
+    model = tiny_model().to("cuda")
+    found = gpu.check_compiled(model, gpu.compiled(model), "float32", (64, 96))
     step = found["compiled against eager in float32"]
     assert step["loss, relative difference"] < 1e-4 and step["gradients, cosine"] > 0.999

@@ -97,14 +97,21 @@ class GeneratedLowRank(Residual):
         if not self.has_private:
             return tuple(shared)
         (g, d, h), r = self.shape, self.rank
-        B, A, E = self._wide_B(layer).to(dtype=dtype), self.A[layer].to(dtype=dtype), self.E[layer]
+        B, A = (factor.to(dtype=dtype) for factor in (self.B[layer], self.A[layer]))
         with _own_precision(A):
-            # The weight has the matrices of each number of q, which lie side by side here; the bias has one.
-            of_weight = A.mT[:, :, None] @ E.weight.to(A).view(g, -1, r, r, E.in_features)
-            of_bias = E.bias.to(A).view(g, -1, r, r) @ A
-            terms = [p.view(g, d, -1) for p in shared] if shared else (0, 0)
-            EAs = (EA.view(g, B.shape[2], -1) for EA in (of_weight, of_bias))
-            weight, bias = (term + B @ EA for term, EA in zip(terms, EAs))
+            # The numbers of q are the weight's last dimension, so they are B E's, and A^T goes before it.
+            BE, Be = (
+                (B @ E.to(A).view(g, -1, r, E[0].numel() * r)).unflatten(-1, (r, -1)).transpose(1, 2)
+                for E in self.E[layer].parameters()
+            )
+            A, Be = A.flatten(1, 2), Be.reshape(g, d, -1)
+            A_each = A.mT[:, None].expand(-1, d, -1, -1).flatten(0, 1)
+            BE = BE.reshape(g * d, A.shape[1], -1)
+            if shared:
+                weight = torch.baddbmm(shared[0].view(g * d, h, -1), A_each, BE)
+                bias = torch.baddbmm(shared[1].view(g, d, h), Be, A)
+            else:
+                weight, bias = A_each @ BE, Be @ A
         return weight.view(g * d * h, -1), bias.flatten()
 
     def linear(self, q: Tensor, layer: int, bias: None = None) -> Tensor:
