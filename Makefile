@@ -12,7 +12,7 @@ demo: .venv/complete
 
 test: .venv/complete
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 drills: .venv/complete
 	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py tests/adamixer/test_decoder.py tests/tools/test_study.py
