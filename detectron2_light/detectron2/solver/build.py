@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fvcore.common.param_scheduler import CompositeParamScheduler, LinearParamScheduler, ParamScheduler
@@ -12,23 +13,27 @@ NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 def get_default_optimizer_params(
     model: nn.Module, *, weight_decay_norm: float | None = None,
-    overrides: dict[str, dict[str, float]] | None = None,
+    overrides: dict[str, dict[str, float]] | None = None, base_lr: float | None = None,
+    lr_factor_func: Callable[[str], float] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Groups of the trainable parameters of model, one per combination of settings.
 
     Args:
         weight_decay_norm: weight decay in normalization layers, if another.
         overrides: from a parameter's last name, such as "bias", to settings of its own.
+        lr_factor_func: from a parameter's whole name to what `base_lr` is multiplied with.
     """
     groups: dict[Any, dict[str, Any]] = {}
     seen = set()
-    for module in model.modules():
+    for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
             separate = isinstance(module, NORMS) and weight_decay_norm is not None
             settings = {"weight_decay": weight_decay_norm} if separate else {}
+            if lr_factor_func is not None:
+                settings["lr"] = base_lr * lr_factor_func(f"{prefix}.{name}")
             settings.update((overrides or {}).get(name, {}))
             group = groups.setdefault(tuple(settings.items()), {"params": [], **settings})
             group["params"].append(parameter)

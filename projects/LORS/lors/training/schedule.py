@@ -1,8 +1,9 @@
-"""Iterations: of COCO's epochs, and of a warm-up, which Detectron2 counts as a part of the training."""
+"""Iterations, of COCO's epochs and of a warm-up, which Detectron2 counts as a part of the training; rates."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import ParamScheduler
@@ -25,3 +26,8 @@ def warm_up(
 ) -> WarmupParamScheduler:
     """`scheduler`, led up to linearly from `factor` times its value over the first `iterations`."""
     return WarmupParamScheduler(scheduler, factor, min(iterations / max_iter, 1.0), "linear")
+
+
+def backbone_rate(factor: float) -> Callable[[str], float]:
+    """For Detectron2's `lr_factor_func`: the factor of a trained backbone's learning rate, 1 for all else."""
+    return lambda name: factor if name.startswith("backbone.") else 1.0
