@@ -3,10 +3,10 @@
 
     python tools/publish.py output/lors_digits --to zoo
 
-What inference and fine-tuning need of OUTPUT_DIR's checkpoint, the weights (their moving average where there is
-one) with classes and image size, becomes zoo/digits/lors_digits/model_final_1a2b3c4d.pth; the digits are the
-first of its SHA-256. zoo/model_zoo.json gets an entry, and MODEL_ZOO.md's row of it is printed. One config has
-one entry: the last.
+What inference and fine-tuning need of OUTPUT_DIR's checkpoint, the weights (their moving average if there is
+one) with classes and image size, becomes zoo/digits/lors_digits/model_final_1a2b3c4d.pth, whose name has the
+first digits of its SHA-256. zoo/model_zoo.json gets an entry for the config, in place of an older one, and a
+row for MODEL_ZOO.md is printed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def training_of(folder: Path) -> tuple[str, list[str]]:
     config, overrides = trainings[-1]["config_file"], trainings[-1]["opts"]
     others = [o for o in overrides if o.startswith("model.") and not o.startswith(_OF_TRAINING)]
     if others:
-        raise UserError(f"{folder}: trained with {', '.join(others)}; a zoo's model is its config's, write one")
+        raise UserError(f"{folder}: trained with {', '.join(others)}; a zoo's model must be its config's")
     name = config.replace(os.sep, "/").rpartition("configs/")[2].removesuffix(".py")
     return name, [o for o in overrides if "=/" not in o]  # what lies where is this machine's alone
 
@@ -63,13 +63,14 @@ def results_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     # The evaluation after the last iteration has the number of the one that would follow.
     aps = [line["bbox/AP"] for line in lines if "bbox/AP" in line and line["iteration"] in (last, last + 1)]
     timed = [line for line in lines if "time" in line and line["iteration"] <= last]
-    before = [-1, *(line["iteration"] for line in timed)]
+    starts = [-1, *(line["iteration"] for line in timed)]
+    steps = [line["iteration"] - before for line, before in zip(timed, starts)]
     memory = re.findall(r"max_mem: (\d+)M", (folder / "log.txt").read_text())
     return {
         "AP": round(aps[-1], 2) if aps else None,
         "iterations": last + 1,
         "seed": checkpoint.get("stream", {}).get("seed"),
-        "seconds": round(sum(line["time"] * (line["iteration"] - b) for line, b in zip(timed, before))) or None,
+        "seconds": round(sum(line["time"] * step for line, step in zip(timed, steps))) or None,
         "memory_mb": max(map(int, memory), default=None),
     }
 

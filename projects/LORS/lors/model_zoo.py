@@ -1,7 +1,7 @@
 """Configs and trained detectors by name, as in Detectron2's `model_zoo`.
 
-A name is that of a file in configs/, such as "lors_r50_1x" or "digits/lors_digits.py". Weights lie in the folder
-or at the http(s) address in the environment variable LORS_MODEL_ZOO, as tools/publish.py puts them there.
+A name is that of a file in configs/, such as "lors_r50_1x" or "digits/lors_digits.py". Weights lie where the
+environment variable LORS_MODEL_ZOO says, a folder or an http(s) address, as tools/publish.py puts them there.
 """
 
 from __future__ import annotations
