@@ -89,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg, model = load_detector(model_zoo.get_config_file(config), source, ["train.device=cpu"])
     entry = {"file": "", **results_of(args.output_dir, read(source)), "overrides": overrides}
 
-    unnamed = args.to / config / args.checkpoint
+    unnamed = args.to / config / "unnamed.pth"
     write(str(unnamed), {"model": model.state_dict(), "about": OmegaConf.to_container(cfg.about)})
     digest = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:8]
-    published = unnamed.with_name(f"{unnamed.stem}_{digest}{unnamed.suffix}")
+    published = unnamed.with_name(f"{Path(source).stem}_{digest}.pth")
     os.replace(unnamed, published)
     entry["file"] = published.name
     there = (args.to / model_zoo.INDEX).exists()
