@@ -16,7 +16,12 @@ if not hasattr(config, "get_cfg"):
         allow_module_level=True,
     )
 
+from PIL import Image
+
 from lors import GeneratedLowRank, LowRank, add_lors_config
+from lors.checkpoints import load_detector, write
+from lors.checkpoints.about import describe
+from lors.data.classes import Classes
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -87,7 +92,37 @@ def test_the_rows_of_table_4_are_two_switches(adaptive, static):
     assert kinds == expected
 
 
-def test_the_default_predictor_runs():
+@pytest.mark.parametrize("name, names", [("digits/lors_digits", "0123456789"), ("custom/lors_custom", "abc")])
+def test_the_default_predictor_detects_what_predict_does(name, names, tmp_path):
+    """At the config's size: the digits' images are not resized, the others are."""
+    from detectron2.data.detection_utils import read_image
+    from detectron2.engine import DefaultPredictor
+    from detectron2.modeling import build_model
+
+    cfg = config.get_cfg()
+    add_lors_config(cfg, name)
+    cfg.MODEL.LORS.NUM_CLASSES = len(names)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    file = str(CONFIGS / f"{name}.py")
+    about = describe(LazyConfig.load(file), Classes(list(names), list(range(len(names)))))
+    write(cfg.MODEL.WEIGHTS, {"model": build_model(cfg).state_dict(), "about": about})
+    pixels = np.random.RandomState(0).randint(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+
+    found = DefaultPredictor(cfg)(read_image(str(tmp_path / "image.png"), format="BGR"))["instances"]
+    lazy, model = load_detector(file, cfg.MODEL.WEIGHTS, ["train.device=cpu"])
+    mapper = instantiate(lazy.dataloader.test.mapper)
+    with torch.no_grad():
+        record = {"file_name": str(tmp_path / "image.png"), "height": 64, "width": 96}
+        expected = model([mapper(record)])[0]["instances"]
+    assert len(found) == 100 and found.image_size == expected.image_size
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+
+
+def test_the_default_predictor_runs_without_weights():
     from detectron2.engine import DefaultPredictor
 
     image = np.random.RandomState(0).randint(0, 256, (48, 80, 3), dtype=np.uint8)

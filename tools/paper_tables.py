@@ -147,6 +147,7 @@ MODEL_ZOO_HEAD = """# Model zoo
 Every row of the paper's tables is a config. Figures are the paper's / ours; ours are counted on the model
 that the config builds, with fvcore (a multiply-add is one operation) for an image of 800 x 1280. None of
 these models has been trained here: the AP is the paper's, and there is no checkpoint to download yet.
+Whoever trains one publishes it with `python tools/publish.py OUTPUT_DIR`: [how](docs/model_zoo.md).
 
 A batch is 16 images over 8 GPUs. With fewer, `--auto-scale` scales batch and learning rate together;
 `--resume` goes on, `--eval-only train.init_checkpoint=FILE` evaluates. The backbones start from ImageNet

@@ -10,6 +10,8 @@ from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
 
 from lors.adamixer import Decoder, HungarianMatcher, Neck, Queries, SetCriterion
+from lors.checkpoints.about import resizes
+from lors.model_zoo import get_config
 from lors.sharing import Bank, GeneratedLowRank, LowRank
 from lors.sharing.recipe import Residual
 
@@ -50,8 +52,13 @@ def by_name(**residuals: Residual) -> dict[str, Residual]:
     return residuals
 
 
-def add_lors_config(cfg: CfgNode) -> None:
-    """Adds MODEL.LORS to a Detectron2 config and sets what the method asks of the other keys (R-50, COCO)."""
+def add_lors_config(cfg: CfgNode, config: str = "") -> None:
+    """Adds MODEL.LORS to a Detectron2 config and sets what the method asks of the other keys (R-50, COCO).
+
+    Args:
+        config: a name of `lors.model_zoo`, whose model is built and whose test images' size and channels are
+            set; of MODEL.LORS, NUM_CLASSES alone then means anything.
+    """
     cfg.MODEL.META_ARCHITECTURE = "AdaMixer"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
@@ -61,6 +68,7 @@ def add_lors_config(cfg: CfgNode) -> None:
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.LORS = CfgNode(
         dict(
+            CONFIG=config,
             NUM_CLASSES=80,
             NUM_QUERIES=100,
             NUM_STAGES=6,
@@ -80,6 +88,15 @@ def add_lors_config(cfg: CfgNode) -> None:
             STATIC_GROUPS=[1, 1, 1, 1, 1, 1],
         )
     )
+    if config:
+        lazy = get_config(config)
+        cfg.INPUT.FORMAT = lazy.dataloader.test.mapper.image_format
+        # Detectron2 leaves images as they are with 0.
+        cfg.INPUT.MIN_SIZE_TEST = 0
+        for step in resizes(lazy):
+            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = step.short_edge_length, step.max_size
+        if isinstance(lazy.model.decoder.num_classes, int):  # and not asked of a dataset
+            cfg.MODEL.LORS.NUM_CLASSES = lazy.model.decoder.num_classes
 
 
 def model_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -88,6 +105,10 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
     from detectron2.modeling import build_backbone
 
     node = cfg.MODEL.LORS
+    if node.CONFIG:
+        model = get_config(node.CONFIG).model
+        model.decoder.num_classes = node.NUM_CLASSES
+        return {name: instantiate(part) for name, part in model.items() if name != "_target_"}
     backbone = build_backbone(cfg)
     in_features = cfg.MODEL.RESNETS.OUT_FEATURES
     outputs = [backbone.output_shape()[name] for name in in_features]
