@@ -28,11 +28,11 @@ def convert(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], l
     try:
         return _convert(state_dict)
     except UserError as error:
-        prefix = os.path.commonprefix(list(state_dict)).rpartition(".")[0] + "."
+        prefix = "".join(os.path.commonprefix(list(state_dict)).rpartition(".")[:2])
         try:
             result = _convert({name[len(prefix) :]: tensor for name, tensor in state_dict.items()})
         except UserError:
-            raise error from None
+            raise UserError(f"{error}; all names begin with {prefix!r}" if prefix else str(error)) from None
         logger.info("All names of tensors begin with %s, which is left out", prefix)
         return result
 

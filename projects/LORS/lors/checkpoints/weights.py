@@ -92,9 +92,9 @@ def _reason(error: Exception, begins: bytes) -> str:
         return f"refused: it holds code, {code[1]}"
     if text.startswith("refused"):
         return text
-    # What torch.save writes is a zip file, whose end has its list of contents.
-    kind = "cut off" if begins.startswith(b"PK") else "damaged, or no checkpoint of what its extension says"
-    return f"{kind}; it begins with {begins!r}" if begins else "it is empty"
+    if begins.startswith(b"PK"):  # the zip file that torch.save writes
+        return "cut off, damaged or of another extension than torch.save's"
+    return f"no checkpoint, or damaged: it begins with {begins!r}" if begins else "it is empty"
 
 
 # What parallel training, torch.compile and wrappers put before or into the names of a model's tensors.
