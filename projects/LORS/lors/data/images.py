@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import unquote
 
@@ -118,11 +118,14 @@ def in_both(first: Iterable[str], second: Iterable[str]) -> list[str]:
     first, second = list(first), list(second)
     names = set(map(os.path.basename, first)) & set(map(os.path.basename, second))
 
-    def targets(paths: list[str]) -> dict[str, str]:
-        return {path: os.path.realpath(path) for path in paths if os.path.basename(path) in names}
+    def identities(paths: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+        for path in paths:
+            if os.path.basename(path) in names and os.path.isfile(path):
+                stat = os.stat(path)
+                yield path, (stat.st_dev, stat.st_ino)
 
-    known = set(targets(first).values())
-    return [path for path, target in targets(second).items() if target in known]
+    known = {identity for _, identity in identities(first)}
+    return [path for path, identity in identities(second) if identity in known]
 
 
 def plain_name(path: str) -> str:
