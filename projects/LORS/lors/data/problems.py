@@ -80,4 +80,4 @@ def summarise(problems: Iterable[Problem]) -> str:
 
 def leaked(trained_on: Iterable[str], tested: Iterable[str]) -> list[Problem]:
     """The files of a test set that are the training set's too."""
-    return [Problem("trained_on", path, "the training set has it too") for path in in_both(trained_on, tested)]
+    return [Problem("trained_on", path, "is in the training set too") for path in in_both(trained_on, tested)]
