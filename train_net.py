@@ -89,12 +89,12 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         stream, images = load_train_data(cfg, model)
         classes = train_classes(cfg, model)
         # What is wrong with the test set is said now, not when training is over.
-        has_test_set = use_test_set(cfg, model, classes)
+        has_test_set = use_test_set(cfg, model, classes, trained_on=images)
         if not has_test_set:
             logger.warning(
                 "No test set, no evaluation; dataset.val_fraction=0.1 keeps training images for one"
             )
-        count_iterations(cfg, math.ceil(images / cfg.dataloader.train.total_batch_size))
+        count_iterations(cfg, math.ceil(len(images) / cfg.dataloader.train.total_batch_size))
         model = parallel(cfg, model)
         loader = Readable(stream)
         if cfg.train.amp.enabled:
@@ -140,6 +140,10 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         if cfg.train.seed not in (-1, stream.seed):
             logger.warning("train.seed=%d is not taken, %d goes on", cfg.train.seed, stream.seed)
     stream.next_batch = start
+    if start >= cfg.train.max_iter:
+        logger.info(
+            "%s is finished: nothing is left of %d iterations", cfg.train.output_dir, cfg.train.max_iter
+        )
     with training(cfg, finite, start):
         trainer.train(start, cfg.train.max_iter)
 

@@ -24,9 +24,10 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lors.data.check import ERROR, KINDS, Problem, check
+from lors.data.check import check
 from lors.data.classes import Classes, match
 from lors.data.coco import check_image, read
+from lors.data.problems import ERROR, KINDS, Problem, leaked, summarise
 from lors.data.voc import image_folder, is_voc
 from lors.errors import UserError
 from lors.training.errors import one_line_errors
@@ -45,13 +46,21 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
     limits = {"num_queries": args.queries, "max_detections": args.detections}
     problems += check(dataset, images, crowds_as_objects=args.crowds_as_objects, **limits)
     if args.train and not any(problem.done == ERROR for problem in problems):
-        train, _ = read(args.train, images)
-        check(train)
+        train_images = args.train_images or (image_folder(args.train) if is_voc(args.train) else images)
+        train, _ = read(args.train, train_images)
+        errors = [problem for problem in check(train, train_images) if problem.done == ERROR]
+        if errors := [problem for problem in errors if problem.kind != "missing_image"]:
+            raise UserError(f"{args.train} cannot be used: {summarise(errors)}")
         categories = sorted(train["categories"], key=lambda category: category["id"])
         classes = Classes([c["name"] for c in categories], [c["id"] for c in categories])
         problems = [problem for problem in problems if problem.kind != "class_without_boxes"]
         problems += match(dataset, classes)
         problems += [problem for problem in check(dataset) if problem.kind == "class_without_boxes"]
+        paths = (
+            [os.path.join(folder, image["file_name"]) for image in content["images"]]
+            for content, folder in ((train, train_images), (dataset, images))
+        )
+        problems += leaked(*paths)
     if sizes["images"]:
         entries = tqdm(dataset["images"], leave=False, disable=None)
         # Decoding lets go of Python's lock.
@@ -91,7 +100,10 @@ def main() -> None:
         "images", metavar="IMAGES", nargs="?", help="the folder of the images; VOC knows its own"
     )
     parser.add_argument(
-        "--train", metavar="ANNOTATIONS", help="of the training set, to match a test set's classes"
+        "--train", metavar="ANNOTATIONS", help="of the training set, for a test set's classes and images"
+    )
+    parser.add_argument(
+        "--train-images", metavar="IMAGES", help="of the training set, where they are elsewhere"
     )
     parser.add_argument("--crowds-as-objects", action="store_true", help="as dataset.crowds_as_objects=true")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from lors import merge
 from lors.checkpoints import load_detector, write
 from lors.complexity import parameters
+from lors.errors import UserError
 from lors.training.errors import one_line_errors
 
 
@@ -31,6 +32,10 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="overrides, as for train_net.py")
     args = parser.parse_args()
     cfg, model = load_detector(args.config_file, args.checkpoint, args.opts)
+    if model.decoder.bank is None:
+        raise UserError(
+            f"{args.checkpoint}: there is no bank to merge, the detector is plain or merged already"
+        )
     merged = merge(model)
     write(args.out, {"model": merged.state_dict(), "about": OmegaConf.to_container(cfg.about)})
     before, after = (parameters(m) / 1e6 for m in (model, merged))

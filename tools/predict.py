@@ -11,8 +11,9 @@ older one, the config's.
 
 --output gets a picture for each image, named as the image is below the folder that all of them share.
 --json gets COCO's results format, [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels,
-"score"}], and in each "file_name". An image_id is the image's place, from 0, among all images sorted by path.
-A category_id is that of the training dataset or, where it is not known, the class index, from 0.
+"score"}], and in each "file_name" and "category_name". An image_id is the image's place, from 0, among all
+images sorted by path. A category_id is that of the training dataset or, where it is not known, the class
+index, from 0.
 
 An image that cannot be read is named on stderr and left out, and files of a folder that are no images are
 counted. Exits with 1 if none could be read.
@@ -142,7 +143,9 @@ def read(file_name: str, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     return Image.fromarray(pixels), mapper({"file_name": file_name, "width": width, "height": height})
 
 
-def as_coco(found: Instances, image_id: int, file_name: str, category_ids: list[int]) -> list[dict[str, Any]]:
+def as_coco(
+    found: Instances, image_id: int, file_name: str, names: list[str], category_ids: list[int]
+) -> list[dict[str, Any]]:
     """Detections in COCO's results format."""
     boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     return [
@@ -150,6 +153,7 @@ def as_coco(found: Instances, image_id: int, file_name: str, category_ids: list[
             "image_id": image_id,
             "file_name": file_name,
             "category_id": category_ids[label],
+            "category_name": names[label],
             "bbox": box,
             "score": score,
         }
@@ -212,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.inference_mode():
             found = model([record])[0]["instances"].to("cpu")
         found = found[found.scores >= args.threshold]
-        results += as_coco(found, image_id, file_name, category_ids)
+        results += as_coco(found, image_id, file_name, names, category_ids)
         if picture:
             save(draw_detections(image, found, names), picture)
 

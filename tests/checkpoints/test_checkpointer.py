@@ -7,7 +7,7 @@ import torch
 from conftest import build_tiny_bank
 
 from lors import merge
-from lors.checkpoints import Checkpointer, read, weights_of, write
+from lors.checkpoints import Checkpointer, convert, read, weights_of, write
 from lors.checkpoints.about import about_of
 from lors.errors import UserError
 from lors.sharing import Bank, LowRank
@@ -213,7 +213,11 @@ def test_a_plain_detector_starts_one_that_shares(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "ema_", "ema_model.module."]
+    "prefix",
+    [
+        *("module.", "model.", "_orig_mod.", "module._orig_mod.", "ema_", "ema_model.module."),
+        *("student.", "net.module."),
+    ],
 )
 def test_names_that_wrappers_gave(prefix, tiny_model, tmp_path):
     model = tiny_model()
@@ -221,6 +225,37 @@ def test_names_that_wrappers_gave(prefix, tiny_model, tmp_path):
     other = tiny_model()
     Checkpointer(other).load(path)
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_a_prefix_of_names_that_stay_unknown_is_named():
+    with pytest.raises(UserError, match="found net.a.b, net.c; all names begin with 'net.'"):
+        convert({"net.a.b": torch.ones(1), "net.c": torch.ones(1)})
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "weights", "net"])
+def test_where_programs_put_the_weights(key, tmp_path):
+    torch.save({key: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "weights.pth")
+    assert list(weights_of(read(str(tmp_path / "weights.pth")))) == ["a"]
+
+
+def test_the_case_of_an_extension_does_not_matter(tmp_path):
+    write(str(tmp_path / "a.safetensors"), {"model": {"a": torch.ones(2)}})
+    assert list(read(str((tmp_path / "a.safetensors").rename(tmp_path / "A.SafeTensors")))) == ["a"]
+
+
+@pytest.mark.parametrize("extension", ["pth", "pkl", "safetensors"])
+@pytest.mark.parametrize("begins", ["<!DOCTYPE html><p>404", "version https://git-lfs"])
+def test_a_file_that_is_none_is_shown(begins, extension, tmp_path):
+    (tmp_path / f"a.{extension}").write_text(f"{begins}\n" * 9)
+    with pytest.raises(UserError, match=f"a.{extension}: .*{begins}") as raised:
+        read(str(tmp_path / f"a.{extension}"))
+    assert "Error" not in str(raised.value)
+
+
+def test_nothing_to_resume_is_said(tiny_model, tmp_path, caplog):
+    caplog.set_level("INFO")
+    Checkpointer(tiny_model(), str(tmp_path), about=ABOUT).resume_or_load("")
+    assert f"no checkpoint in {tmp_path}" in caplog.text
 
 
 def test_a_compiled_part_and_averages_beside_the_weights(tiny_model, tmp_path):

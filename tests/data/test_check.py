@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,23 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from lors.data import check_records
-from lors.data.check import ERROR, KINDS, NOTED, check, summarise
+from lors.data.check import check
 from lors.data.classes import Classes, match
 from lors.data.coco import check_image
+from lors.data.images import in_both
+from lors.data.problems import ERROR, KINDS, NOTED, summarise
 from lors.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 NAN, INF = float("nan"), float("inf")
 
 
-def annotation(number, bbox=(10, 20, 30, 40), image_id=1, **fields):
+numbers = count()
+
+
+def annotation(number, bbox=(), image_id=1, **fields):
+    """Each has a box of its own where none is given."""
+    bbox = (10 + next(numbers) % 10_000 / 10_000, 20, 30, 40) if bbox == () else bbox
     box = {} if bbox is None else {"bbox": list(bbox) if isinstance(bbox, tuple) else bbox, "area": 1200}
     return {"id": number, "image_id": image_id, "category_id": 7, "iscrowd": 0, **box, **fields}
 
@@ -142,14 +150,53 @@ FOUND = {
             annotations=[annotation(i, image_id=i) for i in (1, 2, 3, 4, 5, 7, 8)]
             + [annotation(9, image_id="6")],
         ),
-        {"wrong_type": [f"image {i}" for i in range(2, 9)] + ["images[5]"], "class_without_boxes": ["file"]},
+        {
+            "wrong_type": [f"image {i}" for i in range(2, 9)] + ["images[5]"],
+            "same_file": [f"image {i}" for i in (2, 3, 5, 6, 7, 8)],
+            "class_without_boxes": ["file"],
+        },
     ),
     "category fields": (
         dataset(
             annotations=[annotation(1), annotation(2, image_id=2, category_id=8)],
-            categories=[{"id": 7}, {"id": 8, "name": 8}, {"id": "x", "name": "nine"}],
+            categories=[{"id": 7}, {"id": 8, "name": None}, {"id": "x", "name": "nine"}],
         ),
         {"wrong_type": ["categories[2]", "category 7", "category 8"]},
+    ),
+    "names that are numbers": (
+        dataset(categories=[{"id": 7, "name": 1}, {"id": 90, "name": 2.5}]),
+        {"name_type": ["category 7", "category 90"]},
+    ),
+    "ids from 0": (
+        dataset(
+            annotations=[annotation(1, category_id=0), annotation(2, image_id=2, category_id=1)],
+            categories=[{"id": 0, "name": "seven"}, {"id": 1, "name": "ninety"}],
+        ),
+        {},
+    ),
+    "one file twice": (
+        dataset(images=[IMAGE, {**IMAGE, "id": 2}]),
+        {"same_file": ["image 2"]},
+    ),
+    "one box twice": (
+        dataset(
+            annotation(1, (1, 2, 3, 4)),
+            annotation(2, (1, 2, 3, 4)),
+            annotation(3, (1, 2, 3, 4), iscrowd=1),
+            annotation(4, (1, 2, 3, 4), category_id=90),
+            annotation(5, (1, 2, 3, 4), image_id=2),
+        ),
+        {"same_box": ["annotation 2"]},
+    ),
+    "polygons alone": (
+        dataset(annotation(1, None, segmentation=[[1, 2, 30, 4, 5, 60], [7]], area=9)),
+        {"no_box": ["annotation 1"]},
+    ),
+    "polygons that are none": (
+        dataset(
+            annotation(1, None, segmentation=[[1, 2, "3", 4, 5, 6]]), annotation(2, None, segmentation=[])
+        ),
+        {"not_a_box": ["annotation 1", "annotation 2"]},
     ),
     "duplicate ids": (
         dataset(
@@ -206,8 +253,17 @@ FOUND = {
         {"not_a_box": ["annotation 1", "annotation 2", "annotation 3"]},
     ),
     "sizes of boxes": (
-        dataset(annotation(1, (9, 9, -3, 4)), annotation(2, (9, 9, 0, 4)), annotation(3, (9, 9, 3, 1e-9))),
-        {"negative_size": ["annotation 1"], "no_area": ["annotation 2", "annotation 3"]},
+        dataset(
+            annotation(1, (9, 9, -3, 4)),
+            annotation(2, (9, 9, 0, 4)),
+            annotation(3, (9, 9, 3, 1e-9)),
+            annotation(4, (9, 9, 3, 0.5)),
+        ),
+        {
+            "negative_size": ["annotation 1"],
+            "no_area": ["annotation 2", "annotation 3"],
+            "below_a_pixel": ["annotation 4"],
+        },
     ),
     "outside": (
         dataset(
@@ -244,7 +300,7 @@ FOUND = {
     "images without boxes": (
         dataset(
             annotation(3, image_id=3, iscrowd=1),
-            images=[{**IMAGE, "id": i} for i in (1, 2, 3, 4)],
+            images=[{**IMAGE, "id": i, "file_name": f"{i}.png"} for i in (1, 2, 3, 4)],
         ),
         {"no_boxes": ["image 3", "image 4"]},
     ),
@@ -334,6 +390,12 @@ def test_mending():
     assert [p.kind for p in check(content)] == []
 
 
+def test_a_box_around_polygons():
+    content = dataset(annotation(1, None, segmentation=[[1, 2, 30, 4, 5, 60], [7, 1, 8, 2, 9, 3]]))
+    check(content)
+    assert (content["annotations"][2]["bbox"], content["annotations"][2]["area"]) == ([1, 1, 29, 59], 1711)
+
+
 def test_a_good_dataset_is_left_alone():
     content = dataset(annotations=[annotation(1), annotation(2, category_id=90)])
     before = copy.deepcopy(content)
@@ -349,7 +411,7 @@ def test_shares_of_the_image_are_no_boxes_in_pixels():
     assert problem.kind == "looks_like_shares" and "21 of 21" in problem.reason
     # Few small boxes in a corner are none.
     content = dataset(annotation(1, (0.1, 0.2, 0.5, 0.7)))
-    assert check(content) == []
+    assert [p.kind for p in check(content)] == ["below_a_pixel"]
 
 
 def test_crowds_taken_as_objects():
@@ -377,27 +439,30 @@ def test_classes_that_a_model_does_not_have():
         "other_ids": False,
     }
     assert len(content["categories"]) == 2
+    assert "differs" not in match(content, Classes(["seven"], [7]))[0].reason
+    (problem, *_) = match(dataset(), Classes(["ninety", "Seven "], [3, 5]))
+    assert problem.kind == "unknown_class" and "'seven' differs from 'Seven ' in case" in problem.reason
     problems = match(dataset(), Classes(["seven"], [7]))
     (problem,) = [p for p in problems if p.done == ERROR]
     assert problem.kind == "unknown_class" and "'ninety'" in problem.reason and "'seven'" in problem.reason
 
 
 NAMES = {
-    "sub dir\\1.png": "sub dir/1.png",
-    "sub%20dir/1.png": "sub dir/1.png",
-    "C:\\Users\\me\\sub dir\\1.png": "sub dir/1.png",
-    "/home/me/data/sub dir/1.png": "sub dir/1.png",
-    "1.PNG": "1.png",
-    "images/1.png": "1.png",
-    "deep.png": "a/b/deep.png",
-    "cafe\u0301.png": "caf\u00e9.png",
-    "twice.png": None,
-    "nowhere.png": None,
+    "sub dir\\1.png": ("file_name", "sub dir/1.png"),
+    "sub%20dir/1.png": ("file_name", "sub dir/1.png"),
+    "1.PNG": ("file_name", "1.png"),
+    "cafe\u0301.png": ("file_name", "caf\u00e9.png"),
+    "C:\\Users\\me\\sub dir\\1.png": ("other_folder", "sub dir/1.png"),
+    "/home/me/data/sub dir/1.png": ("other_folder", "sub dir/1.png"),
+    "images/1.png": ("other_folder", "1.png"),
+    "deep.png": ("other_folder", "a/b/deep.png"),
+    "twice.png": ("missing_image", "twice.png"),
+    "nowhere.png": ("missing_image", "nowhere.png"),
 }
 
 
-@pytest.mark.parametrize("given, wanted", NAMES.items())
-def test_image_files_under_the_names_of_other_systems(tmp_path, given, wanted):
+@pytest.mark.parametrize("given, kind, wanted", [(given, *found) for given, found in NAMES.items()])
+def test_image_files_under_the_names_of_other_systems(tmp_path, given, kind, wanted):
     for name in ("1.png", "sub dir/1.png", "a/b/deep.png", "caf\u00e9.png", "c/twice.png", "d/twice.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -405,8 +470,7 @@ def test_image_files_under_the_names_of_other_systems(tmp_path, given, wanted):
         annotations=[annotation(1), annotation(2, category_id=90)], images=[{**IMAGE, "file_name": given}]
     )
     (problem,) = check(content, str(tmp_path))
-    assert problem.kind == ("file_name" if wanted else "missing_image")
-    assert content["images"][0]["file_name"] == (wanted or given)
+    assert (problem.kind, content["images"][0]["file_name"]) == (kind, wanted)
 
 
 def test_several_names_of_one_file_are_not_mended(tmp_path):
@@ -433,6 +497,29 @@ def test_image_files(tmp_path):
     assert check_image(5, str(tmp_path)) is check_image({"id": 1}, str(tmp_path)) is None
 
 
+def test_sizes_are_those_of_the_files(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a viewer turns it by 90 degrees
+    Image.new("RGB", (100, 80)).save(tmp_path / "1.jpg")
+    Image.new("RGB", (100, 80)).save(tmp_path / "2.jpg", exif=turned)
+    (tmp_path / "3.jpg").touch()
+    content = dataset(images=[{"id": i, "file_name": f"{i}.jpg", "width": None} for i in (1, 2, 3)])
+    found = [(p.kind, p.id) for p in check(content, str(tmp_path)) if p.kind != "no_boxes"]
+    assert found == [("no_size", "image 1"), ("no_size", "image 2"), ("wrong_type", "image 3")]
+    assert [(image["width"], image["height"]) for image in content["images"][:2]] == [(100, 80), (80, 100)]
+
+
+def test_the_same_files_by_other_paths(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    for name in ("train/1.png", "train/2.png", "val/2.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "val/1.png").symlink_to(tmp_path / "train/1.png")
+    train, val = ([f"{tmp_path}/{folder}/{i}.png" for i in (1, 2)] for folder in ("train", "val"))
+    assert in_both(train, val) == val[:1]
+    assert in_both(train, [f"{tmp_path}/val/../train/2.png"]) == [f"{tmp_path}/val/../train/2.png"]
+
+
 def test_every_kind_is_tested():
     tested = {kind for _, expected in FOUND.values() for kind in expected}
     elsewhere = {
@@ -442,6 +529,10 @@ def test_every_kind_is_tested():
         "bad_image",
         "missing_image",
         "file_name",
+        "other_folder",
+        "no_size",
+        "no_xml",
+        "trained_on",
     }
     elsewhere |= {"crowd", "other_ids", "unknown_class", "unused_class", "encoding"}
     assert tested | elsewhere == set(KINDS)
@@ -512,8 +603,10 @@ def test_the_command_says_what_training_says(folder, tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(fewer))
     found = json.loads(command(json_file, images, "--json").stdout)["counts"]
     assert found == {"more_boxes_than_queries": 1, "more_boxes_than_counted": 1}
-    result = command(tmp_path / "val.json", images, "--train", json_file, "--json")
-    assert json.loads(result.stdout)["counts"] == {"other_ids": 1, "no_boxes": 1, "class_without_boxes": 1}
+    test = (tmp_path / "val.json", images, "--train", json_file, "--json")
+    expected = {"other_ids": 1, "no_boxes": 1, "class_without_boxes": 1}
+    assert json.loads(command(*test).stdout)["counts"] == {**expected, "trained_on": 2}
+    assert json.loads(command(*test, "--train-images", tmp_path / "others").stdout)["counts"] == expected
     # Its defaults are those of the config that people train with.
     cfg = LazyConfig.load(str(ROOT / "configs/custom/lors_custom.py"))
     said = command("--help").stdout

@@ -5,6 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from lors.data import register_coco
+from lors.data.check import check
 from lors.data.classes import classes_of
 from lors.data.voc import image_folder, read_voc
 from lors.errors import UserError
@@ -42,7 +43,7 @@ def voc(tmp_path):
 def test_a_published_folder(voc):
     for path in (voc, voc / "Annotations", voc / "ImageSets/Main/train.txt"):
         assert image_folder(str(path)) == str(voc / "JPEGImages")
-        content = read_voc(str(path), str(voc / "JPEGImages"))
+        content, _ = read_voc(str(path), str(voc / "JPEGImages"))
         assert [image["file_name"] for image in content["images"]] == ["0.jpg", "1.jpg"]
         assert content["categories"] == [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
         # Its first pixel is 1 and its last one belongs to the box.
@@ -66,7 +67,8 @@ def test_registered(voc, caplog):
 def test_files_beside_their_images(tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "photo 1.PNG")
     (tmp_path / "photo 1.xml").write_text(xml("C:\\x\\other.jpg", ("red", (1, 1, 5, 5), 0), size=(0, 0)))
-    content = read_voc(str(tmp_path), image_folder(str(tmp_path)))
+    content, _ = read_voc(str(tmp_path), image_folder(str(tmp_path)))
+    assert "no_size" in [problem.kind for problem in check(content, str(tmp_path))]
     assert content["images"] == [{"id": 1, "file_name": "photo 1.PNG", "width": 60, "height": 40}]
 
 
@@ -76,11 +78,27 @@ def test_what_other_systems_and_tools_leave_is_read(voc):
     (annotations / "0.xml").rename(annotations / "0.XML")
     (annotations / "1.xml").write_text(xml("1.jpg", ("\n  red ", (5, 5, 9, 9), 0)))
     (voc / "ImageSets/Main/train.txt").write_text("1.jpg\n")
-    whole = read_voc(str(voc), str(voc / "JPEGImages"))
+    whole, _ = read_voc(str(voc), str(voc / "JPEGImages"))
     assert [image["file_name"] for image in whole["images"]] == ["0.jpg", "1.jpg"]
     assert whole["categories"] == [{"id": 1, "name": "red"}]
-    listed = read_voc(str(voc / "ImageSets/Main/train.txt"), str(voc / "JPEGImages"))
+    listed, _ = read_voc(str(voc / "ImageSets/Main/train.txt"), str(voc / "JPEGImages"))
     assert [image["file_name"] for image in listed["images"]] == ["1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["images", "Images"])
+def test_images_under_another_name(voc, name):
+    (voc / "JPEGImages").rename(voc / name)
+    assert image_folder(str(voc)) == str(voc / name)
+
+
+def test_images_without_an_xml_file(voc, caplog):
+    for name in ("a.jpg", "b.PNG", "notes.txt", "._0.jpg"):
+        (voc / "JPEGImages" / name).touch()
+    _, problems = read_voc(str(voc), str(voc / "JPEGImages"))
+    assert [(problem.kind, problem.id) for problem in problems] == [("no_xml", "a.jpg"), ("no_xml", "b.PNG")]
+    assert read_voc(str(voc / "ImageSets/Main/train.txt"), str(voc / "JPEGImages"))[1] == []
+    register_coco(str(voc), "")
+    assert "2 no_xml (left out; a.jpg" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_detections_are_those_of_an_evaluation(trained, tmp_path):
     assert [d["file_name"] for d in found] == [
         str(trained / "images" / list(IMAGES)[d["image_id"]]) for d in found
     ]
-    assert {d["category_id"] for d in found} == {3, 7}
+    assert {(d["category_id"], d["category_name"]) for d in found} == {(3, "pen"), (7, "cup")}
 
 
 def test_overrides_reach_the_config_wherever_they_stand(trained, tmp_path):

@@ -70,6 +70,9 @@ def test_merged_then_factorized_it_is_the_same_detector(run, trained, tmp_path):
     assert code == 0 and "parameters, merged from" in said
     torch.testing.assert_close(detect(PLAIN, merged), expected, rtol=1e-4, atol=1e-5)
 
+    for config in (LORS, PLAIN):
+        error, _ = run("merge", "--config-file", config, merged, again)
+        assert error.startswith("error: ") and "merged" in error and "bank" in error
     code, said = run("factorize", "--config-file", LORS, merged, again)
     assert code == 0 and f"{again}: written" in said
     table = [line.split() for line in said.splitlines() if line.startswith("mixing.")]

@@ -35,8 +35,10 @@ def test_training_leaves_what_people_look_for(trained):
 def test_eval_only_gives_the_same_ap(trained, data, tmp_path):
     output, said = trained
     weights = f"train.init_checkpoint={output}/model_final.pth"
+    (tmp_path / "config.yaml").write_text("of a training")
     result = command(*arguments(data, tmp_path, "--eval-only"), weights)
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "config.yaml").read_text() == "of a training"
     assert average_precision(result.stdout) == average_precision(said)
 
 
@@ -49,6 +51,16 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, data, tmp_path):
     assert list(losses(tmp_path)) == [2, 3]
     final = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert final["iteration"] == 3
+
+
+def test_a_finished_training_and_a_test_set_that_it_knows(trained, data, tmp_path):
+    output, _ = trained
+    (tmp_path / "model_final.pth").write_bytes((output / "model_final.pth").read_bytes())
+    known = [f"dataset.test_json={data}/train.json", f"dataset.test_images={data}/train"]
+    result = command(*arguments(data, tmp_path, "--resume"), *known)
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path) == {} and f"{tmp_path} is finished: nothing is left of 4" in result.stdout
+    assert "16 trained_on (noted; " in result.stdout
 
 
 def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
@@ -93,6 +105,7 @@ def test_the_light_runtime_names_the_full_one(data, tmp_path):
         (["model.decoder.bank.residual.channel.rank=99"], ["mixing.channel.weight: rank=99", "at most 32"]),
         (["model.decoder.bank.residual.output.groups=[1,2]"], ["groups=(1, 2)", "4 of them"]),
         (["model.decoder.num_classes=3"], ["has 10 classes (0, 1, 2, ", "model.decoder.num_classes=3"]),
+        (["dataloader.train.total_batch_size=0"], ["dataloader.train.total_batch_size=0", "at least 1"]),
         (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
         (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
         (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),

@@ -88,6 +88,8 @@ class Checkpointer(DetectionCheckpointer):
                 logger.warning(
                     "%s has checkpoints, which this training writes over; --resume goes on", self.save_dir
                 )
+            if resume:
+                logger.info("There is no checkpoint in %s: training starts from the beginning", self.save_dir)
             return self.load(path, checkpointables=[])
         self._resumes = True
 
@@ -121,8 +123,9 @@ class Checkpointer(DetectionCheckpointer):
         if shares == [True, False] and any(name.startswith("decoder.") for name in weights):
             if self.residual is None:
                 raise UserError(
-                    "the model's layers share weights, the checkpoint's do not: train.factorize=true starts "
-                    "from the nearest that they can share, tools/factorize.py writes these to a file"
+                    "the model's layers share weights; the checkpoint, plain or merged, has no bank: "
+                    "train.factorize=true starts from the nearest that they can share, tools/factorize.py "
+                    "writes these to a file"
                 )
             checkpoint["model"] = self._factorized(weights)
         incompatible = super()._load_model(checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -51,24 +52,25 @@ def read(path: str) -> dict[str, Any]:
         UserError: it holds something else than a checkpoint.
     """
     path = str(path)
-    with open(path, "rb"):  # whatever is wrong from here on is the content
-        pass
+    with open(path, "rb") as file:  # whatever is wrong from here on is the content
+        begins = file.read(40)
+    suffix = os.path.splitext(path)[1].lower()
     try:
-        if path.endswith(".safetensors"):
+        if suffix == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(path, "pt") as file:
                 content = {name: file.get_tensor(name) for name in file.keys()}
                 if about := (file.metadata() or {}).get("about"):
                     content = {"model": content, "about": json.loads(about)}
-        elif path.endswith(".pkl"):
+        elif suffix == ".pkl":
             with open(path, "rb") as file:
                 content = _ArraysOnly(file, encoding="latin1").load()
         else:
             with torch.serialization.safe_globals(_numpy_globals()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
-        raise Unreadable(f"{path}: {_reason(error)}") from error
+        raise Unreadable(f"{path}: {_reason(error, begins)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint, it holds a {type(content).__name__}")
     return content
@@ -84,14 +86,15 @@ def _numpy_globals() -> list[Any]:
     return [multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *kinds]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, begins: bytes) -> str:
     text = " ".join(str(error).split())
     if code := re.search(r"(?:GLOBAL|global) [`']?([\w.]+)", text):
         return f"refused: it holds code, {code[1]}"
     if text.startswith("refused"):
         return text
-    text = re.split(r"(?<=\w)\. ", text)[0]
-    return f"cannot be read, damaged or of another format ({type(error).__name__} {text[:150]})"
+    if begins.startswith(b"PK"):  # the zip file that torch.save writes
+        return "cut off, damaged or of another extension than torch.save's"
+    return f"no checkpoint, or damaged: it begins with {begins!r}" if begins else "it is empty"
 
 
 # What parallel training, torch.compile and wrappers put before or into the names of a model's tensors.
@@ -106,7 +109,7 @@ def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         UserError: there are none.
     """
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "model_state_dict", "weights", "net"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray, np.generic))}

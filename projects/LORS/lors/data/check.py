@@ -1,151 +1,40 @@
-"""What is wrong with a dataset in COCO format, and mending what can be.
-
-`KINDS` lists every kind of problem with what becomes of it.
-"""
+"""What is wrong with a dataset in COCO format, and mending what can be."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from math import inf
 from reprlib import repr as short
-from typing import Any, NamedTuple
+from typing import Any
 
-from lors.data.images import find_files
-
-ERROR, DROPPED, NOTED = "error", "dropped", "noted"
-
-# kind: what is done about it, what it is
-KINDS = {
-    "not_coco": (ERROR, "images or categories are missing, or they or annotations are no list"),
-    "wrong_type": (ERROR, "a field is missing or its value is of another type than the format's"),
-    "duplicate_id": (ERROR, "several images or several categories have this id"),
-    "unknown_category": (ERROR, "no category has the annotation's category_id"),
-    "unknown_class": (ERROR, "there are objects of classes that the model was not trained on"),
-    "not_a_box": (ERROR, "bbox is not a list of four finite numbers below a thousand million"),
-    "negative_size": (ERROR, "the box's width or height is negative"),
-    "looks_like_xyxy": (ERROR, "the boxes seem to be x0, y0, x1, y1; COCO's are x, y, width, height"),
-    "looks_like_shares": (ERROR, "the boxes seem to be shares of the image; COCO's are pixels"),
-    "nothing_left": (ERROR, "every annotation would be dropped"),
-    "missing_image": (ERROR, "there is no such image file"),
-    "bad_image": (ERROR, "the image cannot be read; a mapper with on_bad_image=skip leaves it out"),
-    "image_size": (ERROR, "the image has another size; a mapper with on_bad_image=skip leaves it out"),
-    "unknown_image": (DROPPED, "no image has the annotation's image_id"),
-    "no_area": (DROPPED, "the box's width or height is 0"),
-    "outside": (DROPPED, "the box is wholly outside its image"),
-    "unused_class": (DROPPED, "the model was not trained on these classes, and there are no objects of them"),
-    "partly_outside": ("clipped", "the box reaches more than a pixel past its image"),
-    "encoding": ("decoded", "the file is Unicode of another kind than plain UTF-8"),
-    "file_name": ("found", "the file's name differs by \\, %20, case or the folders before it"),
-    "id_type": ("matched", "an id is the right number as a text or with a decimal point"),
-    "annotation_id": ("numbered anew", "the id is missing, taken, or not a whole number above 0"),
-    "same_name": ("renamed", "a category before it has this name"),
-    "other_ids": ("matched by name", "the classes have other ids or another order than in training"),
-    "incomplete": ("filled in", "area (width x height) or iscrowd (0) is missing"),
-    "segmentation": ("left out", "there is no polygon and no mask in it; the box stays"),
-    "ignore": ("made a crowd", "the object is to be ignored"),
-    "crowd": ("made an object", "the annotation is a crowd, and crowds are to be objects"),
-    "no_boxes": (NOTED, "an image without boxes, but perhaps crowds: not trained on, evaluated"),
-    "class_without_boxes": (NOTED, "these classes are not learnt and have no AP; crowds do not count"),
-    "no_boxes_at_all": (NOTED, "there is no AP, and as a training set it is an error"),
-    "more_boxes_than_queries": (NOTED, "an image has boxes that no query can find"),
-    "more_boxes_than_counted": (NOTED, "an image has more boxes than detections count: AP is too low"),
-}
+from lors.data.fields import (
+    FARTHEST,
+    FIELDS,
+    is_annotation_id,
+    is_id,
+    is_image_id,
+    is_number,
+    is_segmentation,
+    is_size,
+    is_text,
+    wrong_fields,
+)
+from lors.data.images import BadImage, find_files, plain_name, size_of
+from lors.data.problems import DROPPED, KINDS, Problem
 
 # Detectron2 takes boxes with a shorter side for empty.
 SHORTEST = 1e-5
-FARTHEST = 1e9
 # In pixels; coordinates are often rounded.
 SLACK = 1
 # Boxes are guessed to be xyxy where there are so many at least, this share of them reaches past the image as
 # xywh, and most fit as xyxy. They are guessed to be shares where most lie within the first pixel.
 XYXY_BOXES, XYXY_PAST, MOST = 10, 0.2, 0.95
 
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -FARTHEST < value < FARTHEST
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and -(2**63) < value < 2**63  # NumPy keeps them in 64 bits
-
-
-def _is_image_id(value: Any) -> bool:
-    return isinstance(value, str) or _is_id(value)
-
-
-def _is_annotation_id(value: Any) -> bool:
-    # pycocotools takes a match with id 0 for no match, and keeps ids as floats.
-    return type(value) is int and 0 < value < 2**53
-
-
-def is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def is_size(value: Any) -> bool:
-    return _is_number(value) and value > 0 and value == int(value)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _is_segmentation(value: Any) -> bool:
-    if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
-        return not value or any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in value)
-    return not value or (isinstance(value, dict) and "size" in value and "counts" in value)
-
-
-# list: field: the kind of problem where it is wrong, what is right, and that in words
-FIELDS = {
-    "images": {
-        "id": ("wrong_type", _is_image_id, "a whole number below 2^63 or a text"),
-        "file_name": ("wrong_type", is_text, "a text"),
-        "width": ("wrong_type", is_size, "a whole number above 0"),
-        "height": ("wrong_type", is_size, "a whole number above 0"),
-    },
-    "categories": {
-        "id": ("wrong_type", _is_id, "a whole number below 2^63"),
-        "name": ("wrong_type", is_text, "a text"),
-    },
-    "annotations": {
-        "id": ("annotation_id", _is_annotation_id, "a whole number above 0"),
-        "image_id": ("wrong_type", _is_image_id, "a whole number"),
-        "category_id": ("wrong_type", _is_id, "a whole number"),
-        "bbox": ("not_a_box", _is_box, "a list of four numbers"),
-        "iscrowd": ("wrong_type", lambda value: value in (None, 0, 1), "0 or 1"),
-        "ignore": ("wrong_type", lambda value: value in (0, 1), "0 or 1"),
-        "segmentation": ("segmentation", _is_segmentation, "polygons or a mask"),
-    },
-}
-OPTIONAL = ("iscrowd", "ignore", "segmentation")
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong: its kind, a key of `KINDS`; where; and why."""
-
-    kind: str
-    id: str
-    reason: str
-
-    @property
-    def done(self) -> str:
-        return KINDS[self.kind][0]
-
-
 Add = Callable[[str, str, str], None]
-
-
-def summarise(problems: Iterable[Problem]) -> str:
-    """In one line how many problems there are of each kind, what is done about it, and the first."""
-    problems = sorted(problems, key=lambda problem: list(KINDS).index(problem.kind))
-    counts = Counter(problem.kind for problem in problems)
-    first = {problem.kind: problem for problem in reversed(problems)}
-    said = [(first[kind], number) for kind, number in counts.items()]
-    return "; ".join(f"{number} {p.kind} ({p.done}; {p.id}: {p.reason})" for p, number in said)
 
 
 def check(
@@ -171,12 +60,7 @@ def check(
         problems.append(Problem(kind, where, reason))
 
     images, categories = (_by_id(content, key, add) for key in ("images", "categories"))
-    if image_root is not None:
-        named = {i: image["file_name"] for i, image in images.items() if is_text(image.get("file_name"))}
-        for i, name in find_files(named, image_root).items():
-            images[i]["file_name"] = name or named[i]
-            path = os.path.join(image_root, named[i])
-            add("file_name" if name else "missing_image", f"image {i}", f"{path} is {name or 'not there'}")
+    _image_files(images, image_root, add)
     for i, category in categories.items():
         name, others = category.get("name"), [c.get("name") for c in categories.values() if c is not category]
         if is_text(name) and name in others[: [*categories].index(i)]:
@@ -203,6 +87,28 @@ def check(
     return problems
 
 
+def _image_files(images: dict[Any, dict], image_root: str | None, add: Add) -> None:
+    named = {i: image["file_name"] for i, image in images.items() if is_text(image.get("file_name"))}
+    for i, name in find_files(named, image_root).items() if image_root is not None else ():
+        path, kind = os.path.join(image_root, named[i]), "missing_image"
+        if name:
+            images[i]["file_name"] = name
+            kind = "file_name" if plain_name(name) == plain_name(named[i]) else "other_folder"
+        add(kind, f"image {i}", f"{path} is {name or 'not there'}")
+    first: dict[str, Any] = {}
+    for i, image in images.items():
+        name, size = image.get("file_name"), [image.get(side) for side in ("width", "height")]
+        if is_text(name) and first.setdefault(name, i) != i:
+            add("same_file", f"image {i}", f"{name} is image {first[name]}")
+        if not all(map(is_size, size)):
+            kind = "wrong_type"
+            if image_root and is_text(name):
+                with suppress(BadImage):
+                    image["width"], image["height"] = size_of(os.path.join(image_root, name))
+                    kind = "no_size"
+            add(kind, f"image {i}", "width and height are {}, {}, not whole numbers above 0".format(*size))
+
+
 def _entries(content: dict, key: str, add: Add) -> Iterator[tuple[str, dict]]:
     entries = content.get(key, [])
     if not isinstance(entries, list):
@@ -216,30 +122,24 @@ def _entries(content: dict, key: str, add: Add) -> Iterator[tuple[str, dict]]:
             add("wrong_type", f"{key}[{i}]", f"it is {short(entry)}, not an object")
 
 
-def _wrong(entry: dict, key: str) -> list[tuple[str, str]]:
-    """The kinds of problems that the fields of an entry have, and why."""
-    return [
-        (kind, f'"{field}" is {short(entry[field]) if field in entry else "missing"}, not {wanted}')
-        for field, (kind, is_right, wanted) in FIELDS[key].items()
-        if (field in entry or field not in OPTIONAL) and not is_right(entry.get(field))
-    ]
-
-
 def _by_id(content: dict, key: str, add: Add) -> dict[Any, dict]:
     """The images or categories that have an id, the first with each."""
-    name, is_id, found = {"images": "image", "categories": "category"}[key], FIELDS[key]["id"][1], {}
+    name, fits, found = {"images": "image", "categories": "category"}[key], FIELDS[key]["id"][1], {}
     for where, entry in _entries(content, key, add):
         given = entry.get("id")
-        if not is_id(given) and _is_id(_number(given)):
+        if not fits(given) and is_id(_number(given)):
             add("id_type", where, f"its id is {short(given)}")
             given = entry["id"] = _number(given)
-        if is_id(given):
+        if fits(given):
             where = f"{name} {given}"
             if type(given) is not type(next(iter(found), given)):
                 add("wrong_type", where, "some ids are numbers, others are texts")
             if found.setdefault(given, entry) is not entry:
                 add("duplicate_id", where, "there is one before it")
-        for kind, reason in _wrong(entry, key):
+        if key == "categories" and type(entry.get("name")) in (int, float):
+            add("name_type", where, f"its name is {short(entry['name'])}")
+            entry["name"] = str(entry["name"])
+        for kind, reason in wrong_fields(entry, key):
             add(kind, where, reason)
     return found
 
@@ -261,30 +161,32 @@ def _annotations(
     Returns how many there are of (image id, whether it is a crowd), and the same for category ids.
     """
     lists = (("image_id", images), ("category_id", categories))
-    known = [(field, ids, {_number(i): i for i in ids}) for field, ids in lists]
+    known = [(field, ids, {_number(i): i for i in ids}, short(list(ids))) for field, ids in lists]
     # A size that is not known bounds nothing.
     sizes = {i: (image.get("width"), image.get("height")) for i, image in images.items()}
     sizes = {i: size if all(map(is_size, size)) else (inf, inf) for i, size in sizes.items()}
-    in_image, in_class, seen = Counter(), Counter(), Counter()
+    in_image, in_class, seen, times = (Counter() for _ in range(4))
     kept, anew, taken, found = [], [], set(), {}
     for place, annotation in _entries(content, "annotations", add):
         found, keys = {}, []
-        for field, ids, by_number in known:
+        for field, ids, by_number, shown in known:
             given, number = annotation.get(field), None
             if not (type(given) in (int, str) and given in ids):
                 number = _number(given)
                 if number is not None and number in by_number:
                     annotation[field] = by_number[number]
                     found["id_type"] = f"{field} is {short(given)}"
-                elif ids and _is_image_id(given):
-                    found[f"unknown_{field[:-3]}"] = f"{field} is {short(given)}"
-            keys.append(annotation.get(field) if _is_image_id(annotation.get(field)) else None)
+                elif ids and is_image_id(given):
+                    found[f"unknown_{field[:-3]}"] = f"{field} is {short(given)}, not one of {shown}"
+            keys.append(annotation.get(field) if is_image_id(annotation.get(field)) else None)
         number, where = annotation.get("id"), place
-        if _is_annotation_id(number) and number not in taken:
+        if is_annotation_id(number) and number not in taken:
             taken.add(number)
             where = f"annotation {number}"
         if "unknown_image" not in found:
-            found.update(_wrong(annotation, "annotations"))
+            if not annotation.get("bbox") and (box := _around(annotation.get("segmentation"))):
+                annotation["bbox"], found["no_box"] = box, f"now {box}"
+            found.update(wrong_fields(annotation, "annotations"))
             if where == place:
                 found.setdefault("annotation_id", f"id {number} is taken")
             size = sizes.get(keys[0], (inf, inf))
@@ -296,6 +198,11 @@ def _annotations(
             anew += [annotation] if where == place else []
             in_image[keys[0], annotation.get("iscrowd") == 1] += 1
             in_class[keys[1], annotation.get("iscrowd") == 1] += 1
+            if "not_a_box" not in found and annotation.get("iscrowd") != 1:
+                box = (*keys, *annotation["bbox"])
+                times[box] += 1
+                if times[box] > 1:
+                    found["same_box"] = f"bbox is {annotation['bbox']}"
         for kind, reason in found.items():
             add(kind, where, reason)
     for number, annotation in enumerate(anew, start=max(taken, default=0) + 1):
@@ -313,6 +220,17 @@ def _annotations(
     if within and within >= MOST * boxes:
         add("looks_like_shares", "file", f"{within} of {boxes} boxes lie in the first pixel of their image")
     return in_image, in_class
+
+
+def _around(polygons: Any) -> list[float] | None:
+    """The bounding box of a segmentation's polygons."""
+    if not (isinstance(polygons, list) and is_segmentation(polygons)):
+        return None
+    numbers = [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    xs, ys = ([number for polygon in numbers for number in polygon[k::2]] for k in (0, 1))
+    if not xs or not all(map(is_number, xs + ys)):
+        return None
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def _check_box(
@@ -350,6 +268,8 @@ def _check_box(
         found["partly_outside"] = f"bbox is {[x, y, w, h]}, the image {width} x {height}"
         w, h = x1 - x0, y1 - y0
         annotation["bbox"] = [x0, y0, w, h]
+    if w < 1 or h < 1:
+        found["below_a_pixel"] = f"bbox is {annotation['bbox']}"
     area = annotation.get("area")
     if not (type(area) in (int, float) and 0 <= area < FARTHEST**2):
         found["incomplete"] = f'"area" is {short(area)}'

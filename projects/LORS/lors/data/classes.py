@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from lors.data.check import Problem
+from lors.data.problems import Problem
 from lors.errors import UserError
 
 
@@ -41,11 +41,18 @@ def match(dataset: dict, classes: Classes) -> list[Problem]:
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     used = {names[annotation["category_id"]] for annotation in dataset.get("annotations", ())}
     unknown = [name for name in names.values() if name not in ids]
+    alike = {_letters(name): name for name in ids}
+    hints = [
+        f"; {name!r} differs from {alike[_letters(name)]!r} in case or spaces only"
+        for name in unknown
+        if _letters(name) in alike
+    ]
     problems = [
         Problem(
             kind,
             "file",
-            f"{', '.join(map(repr, found))}; the model's classes are {', '.join(map(repr, ids))}",
+            f"{', '.join(map(repr, found))}; the model's classes are {', '.join(map(repr, ids))}"
+            + "".join(hints),
         )
         for kind, found in (
             ("unknown_class", [name for name in unknown if name in used]),
@@ -61,3 +68,7 @@ def match(dataset: dict, classes: Classes) -> list[Problem]:
             annotation["category_id"] = ids.get(names[annotation["category_id"]])
         dataset["categories"] = [{"id": i, "name": name} for name, i in ids.items()]
     return problems
+
+
+def _letters(name: str) -> str:
+    return "".join(name.split()).casefold()

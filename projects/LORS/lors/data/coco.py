@@ -19,9 +19,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from lors.data.check import ERROR, NOTED, Problem, check, is_size, is_text, summarise
+from lors.data.check import check
 from lors.data.classes import Classes, classes_of, match
+from lors.data.fields import is_size, is_text
 from lors.data.images import BadImage, check_size, missing, read_image
+from lors.data.problems import ERROR, NOTED, Problem, summarise
 from lors.data.voc import image_folder, is_voc, read_voc
 from lors.errors import UserError
 
@@ -48,8 +50,8 @@ def register_coco(
 
     Calling this again with the same arguments returns the same name and does nothing else.
 
-    The annotations are checked. What `check.KINDS` says can be mended is mended, in a copy of the file that
-    training and evaluation then use, and logged.
+    The annotations are checked. What `problems.KINDS` says can be mended is mended, in a copy of the file
+    that training and evaluation then use, and logged.
 
     Raises:
         UserError: what is wrong and cannot be mended.
@@ -124,7 +126,7 @@ def read(path: str, image_root: str) -> tuple[Any, list[Problem]]:
         UserError: it is none.
     """
     if is_voc(path):
-        return read_voc(path, image_root), []
+        return read_voc(path, image_root)
     content = Path(path).read_bytes()
     try:
         dataset = json.loads(content)

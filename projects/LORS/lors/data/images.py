@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import unquote
 
@@ -65,6 +65,20 @@ def check_size(file_name: str, image: np.ndarray, width: int, height: int) -> No
         raise BadImage(f"{file_name}: {reason}")
 
 
+def size_of(file_name: str) -> tuple[int, int]:
+    """Width and height of an upright image, from its header alone.
+
+    Raises:
+        BadImage: the file is missing or no image.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            # With these EXIF orientations it lies on its side.
+            return image.size[::-1] if image.getexif().get(0x0112) in (5, 6, 7, 8) else image.size
+    except Exception as error:
+        raise BadImage(f"{file_name}: {error}") from error
+
+
 def missing(paths: Iterable[str]) -> set[str]:
     """Those of some files that are not there."""
     paths = [path for path in paths if not re.match(r"\w+://", path)]  # Detectron2 knows such addresses
@@ -84,14 +98,14 @@ def find_files(names: Mapping[Hashable, str], folder: str) -> dict[Hashable, str
     files: dict[str, list[str]] = defaultdict(list)
     for parent, _, found in os.walk(folder) if lost else ():
         for name in found:
-            files[_plain(name)].append(os.path.relpath(os.path.join(parent, name), folder))
+            files[plain_name(name)].append(os.path.relpath(os.path.join(parent, name), folder))
     guesses: dict[Hashable, str | None] = {}
     for key, name in lost.items():
-        wanted = f"/{_plain(name).lstrip('/')}"
-        places = {path: f"/{_plain(path)}" for path in files[wanted.rpartition("/")[2]]}
+        wanted = f"/{plain_name(name).lstrip('/')}"
+        places = {path: f"/{plain_name(path)}" for path in files[wanted.rpartition("/")[2]]}
         # The one with the most folders in common, or the only one in a deeper folder
-        inside = sorted((len(plain), path) for path, plain in places.items() if wanted.endswith(plain))
-        deeper = [path for path, plain in places.items() if plain.endswith(wanted)]
+        inside = sorted((len(place), path) for path, place in places.items() if wanted.endswith(place))
+        deeper = [path for path, place in places.items() if place.endswith(wanted)]
         fits = [path for length, path in inside if length == inside[-1][0]] or deeper
         guesses[key] = fits[0] if len(fits) == 1 else None
     # Several names for one file are no good guess.
@@ -99,7 +113,23 @@ def find_files(names: Mapping[Hashable, str], folder: str) -> dict[Hashable, str
     return {key: path if taken[path] == 1 else None for key, path in guesses.items()}
 
 
-def _plain(path: str) -> str:
+def in_both(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """The files of `second` that are in `first` by the same name, through links."""
+    first, second = list(first), list(second)
+    names = set(map(os.path.basename, first)) & set(map(os.path.basename, second))
+
+    def identities(paths: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+        for path in paths:
+            if os.path.basename(path) in names and os.path.isfile(path):
+                stat = os.stat(path)
+                yield path, (stat.st_dev, stat.st_ino)
+
+    known = {identity for _, identity in identities(first)}
+    return [path for path, identity in identities(second) if identity in known]
+
+
+def plain_name(path: str) -> str:
+    """A file's name, the same whatever system wrote it."""
     return unicodedata.normalize("NFC", unquote(path)).replace("\\", "/").casefold()
 
 

@@ -59,8 +59,8 @@ class TrainLoader:
         self.process, self.processes = comm.get_rank(), comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % self.processes:
             raise UserError(
-                f"dataloader.train.total_batch_size={total_batch_size}: must be a multiple of the "
-                f"{self.processes} process(es)"
+                f"dataloader.train.total_batch_size={total_batch_size}: must be at least 1 and a "
+                f"multiple of the {self.processes} process(es)"
             )
         self._mapped = _Mapped(DatasetFromList(dataset, copy=False), mapper)
         self._is_wide = [record["width"] > record["height"] for record in dataset]

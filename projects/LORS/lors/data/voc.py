@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from lors.data.problems import Problem
 from lors.errors import UserError
 
 # Some lists have the files' extensions.
@@ -21,14 +22,14 @@ def is_voc(path: str) -> bool:
 
 
 def image_folder(path: str) -> str:
-    """Where the images of `read_voc`'s argument are: JPEGImages beside the annotations, or else with them."""
+    """Where the images of `read_voc`'s argument are: JPEGImages or images beside Annotations, or in it."""
     folder = _annotation_folder(Path(path))
-    images = folder.parent / "JPEGImages"
-    return str(images if folder.name == "Annotations" and images.is_dir() else folder)
+    beside = (folder.parent / name for name in ("JPEGImages", "images", "Images"))
+    return str(next(filter(Path.is_dir, beside), folder) if folder.name == "Annotations" else folder)
 
 
-def read_voc(path: str, image_root: str) -> dict:
-    """What a COCO-format file would hold.
+def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
+    """What a COCO-format file would hold, and the images of a folder that have no XML file.
 
     Args:
         path: a folder of XML files, or one with such a folder called Annotations; or an image set's list,
@@ -59,9 +60,6 @@ def read_voc(path: str, image_root: str) -> dict:
             root = ElementTree.parse(file).getroot()
             name = by_stem.get(file.stem) or root.findtext("filename") or file.stem
             width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-            if not (width and height) and os.path.isfile(os.path.join(image_root, name)):
-                with Image.open(os.path.join(image_root, name)) as image:
-                    width, height = image.size
             images.append({"id": number, "file_name": name, "width": width, "height": height})
             for found in root.iter("object"):
                 corners = (found.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -79,7 +77,14 @@ def read_voc(path: str, image_root: str) -> dict:
     for entry in objects:
         entry["category_id"] = names.index(entry["category_id"]) + 1
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    return {"images": images, "annotations": objects, "categories": categories}
+    lost = set(by_stem.values()) - {image["file_name"] for image in images} if os.path.isdir(path) else set()
+    formats = Image.registered_extensions()
+    problems = [
+        Problem("no_xml", name, f"there is no {Path(name).stem}.xml in {folder}")
+        for name in sorted(lost)
+        if Path(name).suffix.lower() in formats and name[:2] != "._"
+    ]
+    return {"images": images, "annotations": objects, "categories": categories}, problems
 
 
 def _annotation_folder(path: Path) -> Path:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import detectron2
@@ -82,7 +83,11 @@ def set_up(args: argparse.Namespace) -> DictConfig:
         cfg = load_config(args.config_file, args.opts)
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
+        config = Path(cfg.train.output_dir, "config.yaml")
+        trained = config.read_bytes() if (args.eval_only or args.replay) and config.is_file() else b""
         default_setup(cfg, args)
+        if trained and comm.is_main_process():
+            config.write_bytes(trained)  # the training's, which an evaluation is not
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
     logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
     return cfg

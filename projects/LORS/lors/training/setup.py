@@ -18,6 +18,7 @@ from lors.checkpoints.checkpointer import to_device
 from lors.data import TrainLoader, check_records
 from lors.data.classes import Classes, classes_of
 from lors.data.coco import with_classes
+from lors.data.problems import leaked, summarise
 from lors.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,11 +48,14 @@ def train_classes(cfg: DictConfig, model: nn.Module) -> Classes:
     return classes
 
 
-def use_test_set(cfg: DictConfig, model: nn.Module, classes: Classes | None) -> bool:
+def use_test_set(
+    cfg: DictConfig, model: nn.Module, classes: Classes | None, trained_on: Sequence[str] = ()
+) -> bool:
     """Make the test set ready, with the model's classes matched by name; False where there is none.
 
     Args:
         classes: None for a checkpoint that does not name its classes: they are taken to be the test set's.
+        trained_on: files of images, a warning says which of them are in the test set.
 
     Raises:
         UserError: an annotation that cannot be used; objects of classes that the model does not have.
@@ -73,7 +77,9 @@ def use_test_set(cfg: DictConfig, model: nn.Module, classes: Classes | None) -> 
     name = with_classes(name, classes)
     cfg.dataloader.test.dataset.names = cfg.dataloader.evaluator.dataset_name = name
     limits = model.max_detections, cfg.dataloader.evaluator.get("max_dets_per_image") or 100
-    _load(cfg, "test", model, max_detections=min(limits))
+    records = _load(cfg, "test", model, max_detections=min(limits))
+    if problems := leaked(trained_on, (record["file_name"] for record in records)):
+        logger.warning("dataset %s: %s", name, summarise(problems))
     return True
 
 
@@ -96,12 +102,12 @@ def _load(cfg: DictConfig, split: str, model: nn.Module, **limits: int) -> list[
     return records
 
 
-def load_train_data(cfg: DictConfig, model: nn.Module) -> tuple[TrainLoader, int]:
-    """The loader, whose stream has the seed of the config or a random one, and the number of images."""
+def load_train_data(cfg: DictConfig, model: nn.Module) -> tuple[TrainLoader, list[str]]:
+    """The loader, whose stream has the seed of the config or a random one, and the files of the images."""
     dataset = _load(cfg, "train", model)
     loader = instantiate({**cfg.dataloader.train, "dataset": dataset})
     loader.seed = cfg.train.seed if cfg.train.seed >= 0 else comm.shared_random_seed()
-    return loader, len(dataset)
+    return loader, [record["file_name"] for record in dataset]
 
 
 def count_iterations(cfg: DictConfig, epoch: int) -> None:
