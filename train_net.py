@@ -32,7 +32,16 @@ from lors.data import Readable
 from lors.data.classes import Classes
 from lors.errors import UserError
 from lors.training.errors import config_errors, one_line_errors
-from lors.training.hooks import ClipGradients, Evaluation, MovingAverage, SeedSteps, StopOnSignal
+from lors.training.hooks import (
+    BestCheckpointer,
+    ClassError,
+    ClipGradients,
+    Evaluation,
+    MovingAverage,
+    Picture,
+    SeedSteps,
+    StopOnSignal,
+)
 from lors.training.not_finite import FiniteLoss, replay
 from lors.training.program import leaving_nothing_open, run_program, set_up, training
 from lors.training.setup import (
@@ -111,6 +120,13 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         states = dict(trainer=trainer, stream=stream, **(dict(ema=average.averaged) if average else {}))
         checkpointer = Checkpointer(model, cfg.train.output_dir, about=about, residual=residual, **states)
         tested = average.averaged.module if average else model
+        best = None
+        if has_test_set and cfg.train.best_metric and cfg.train.eval_period > 0:
+            best = BestCheckpointer(
+                cfg.train.eval_period, checkpointer, tested, cfg.train.best_metric, cfg.train.patience
+            )
+        elif cfg.train.patience > 0:
+            raise UserError("train.patience: needs a test set, train.eval_period and train.best_metric")
         finite = FiniteLoss(stream)
         main_process = comm.is_main_process()
         trainer.register_hooks(
@@ -119,16 +135,19 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 SeedSteps(stream),
                 finite,
                 ClipGradients(cfg.train.clip_gradient_norm),
+                ClassError(),
                 hooks.LRScheduler(scheduler=schedule),
                 average,
                 hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
                 Evaluation(cfg.train.eval_period, lambda: do_test(cfg, tested)) if has_test_set else None,
+                best,
                 StopOnSignal(checkpointer),  # the writer comes after it and writes no iteration twice
                 hooks.PeriodicWriter(
                     default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
                 )
                 if main_process
                 else None,
+                Picture(cfg.train.output_dir, cfg.train.eval_period) if main_process else None,
             ]
         )
     wanted = settings_of(optimizer)

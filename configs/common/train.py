@@ -6,12 +6,15 @@ train = dict(
     output_dir="./output",
     init_checkpoint="",
     factorize=False,  # makes a plain init_checkpoint the nearest weights that a LORS decoder can share
+    # Of epochs and max_iter, the one on the command line wins, else max_iter.
     epochs=None,
     # In iterations: all the epochs, and once an epoch. What is written here is COCO's, for other programs;
     # train_net.py counts the training set.
     max_iter="${lors.coco_iterations:${train.epochs},${dataloader.train.total_batch_size}}",
     eval_period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}",
     checkpointer=dict(period="${lors.coco_iterations:1,${dataloader.train.total_batch_size}}", max_to_keep=3),
+    best_metric="bbox/AP",  # the evaluation with the most of it is kept as model_best.pth; "" for none
+    patience=0,  # how many evaluations without a better one end training; 0 for never
     log_period=20,
     seed=-1,  # negative: another one each time
     amp=dict(enabled=False, precision="float16"),  # or "bfloat16"

@@ -69,5 +69,5 @@ optimizer.params.overrides.bias = optimizer.params.overrides.shared_bias = dict(
 optimizer.params.overrides.content.weight_decay = 0.0
 
 train.max_iter = 3050
-train.eval_period = train.max_iter
+train.eval_period = train.max_iter // 10
 train.output_dir = "./output/lors_custom"

@@ -35,6 +35,7 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_factor=0.001,
 )
 
+train.reference_gpus = 1
 train.max_iter = 2100
 train.eval_period = train.max_iter
 train.checkpointer.period = 500

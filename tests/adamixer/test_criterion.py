@@ -135,7 +135,10 @@ def test_any_matcher_will_do():
             return torch.tensor(matched).T
 
     predictions, targets = random_predictions(2), random_targets(3, 2)
-    losses = SetCriterion(InOrder())(predictions, targets, SIZES)
+    criterion = SetCriterion(InOrder())
+    losses = criterion(predictions, targets, SIZES)
+    wrong = [predictions[-1][0][b, k].argmax() != c for b in range(2) for k, c in enumerate(targets[b][0])]
+    assert criterion.class_error.item() == pytest.approx(100 * sum(wrong) / 5) and 0 < sum(wrong) < 5
     for i, (_, boxes) in enumerate(predictions):
         total = sum(
             l1(boxes[b, k].tolist(), truth[k].tolist(), SIZES[b])

@@ -87,6 +87,17 @@ def test_every_image_is_evaluated_once(processes, runs):
         assert len(counts) == 7 and set(counts.values()) == {100}
 
 
+def test_all_processes_end_early_together(uneven, tmp_path, long):
+    if not long:
+        pytest.skip("takes part in the long form: make drills")
+    more = ("optimizer.lr=0", "optimizer.params.overrides=null", "train.eval_period=1", "train.patience=2")
+    result = command(*parallel(uneven, tmp_path, 2), *more, "train.max_iter=50", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert list(losses(tmp_path)) == [0, 1, 2]
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 2
+    assert "Training ends after iteration 2: 2 evaluations without a better bbox/AP" in result.stdout
+
+
 def trainers(process):
     """The processes that a train_net.py with several has started for training."""
     listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid=,args="], capture_output=True)

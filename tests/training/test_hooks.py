@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from torch import nn
 
-from lors.training.hooks import ClipGradients, MovingAverage
+from lors.checkpoints import Checkpointer
+from lors.training.hooks import (
+    BestCheckpointer,
+    ClipGradients,
+    Evaluation,
+    MovingAverage,
+    NoBetter,
+    Picture,
+)
 
 
 class Toy(nn.Module):
@@ -48,16 +58,17 @@ def test_the_norm_over_all_parameters_is_at_most_max_norm(max_norm):
     assert min(before.norm() for before in free.seen) > 0.5
 
 
+class Moves(HookBase):
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.trainer.model.first.weight += 1.0
+        self.seen.append(self.trainer.model.first.weight.detach().clone())
+
+
 def test_the_average_follows_the_weights():
-    class Moves(HookBase):
-        def __init__(self) -> None:
-            self.seen: list[torch.Tensor] = []
-
-        def after_step(self) -> None:
-            with torch.no_grad():
-                self.trainer.model.first.weight += 1.0
-            self.seen.append(self.trainer.model.first.weight.detach().clone())
-
     model, moves = Toy(), Moves()
     average = MovingAverage(model, decay=0.75)
     run(model, moves, average)
@@ -65,3 +76,80 @@ def test_the_average_follows_the_weights():
     for weight in moves.seen[1:]:
         expected = 0.75 * expected + 0.25 * weight
     torch.testing.assert_close(average.averaged.module.first.weight, expected)
+
+
+def train(folder: Path, scores: Sequence[float], start: int = 0, patience: int = 0) -> list[torch.Tensor]:
+    """With an evaluation each second iteration, whose metric is `scores`; a missing one kills the training.
+
+    Returns the average of a weight after each iteration.
+    """
+    model, averages = Toy(), []
+    trainer = SimpleTrainer(model, [torch.ones(5, 3)] * 20, torch.optim.SGD(model.parameters(), lr=0.0))
+    average = MovingAverage(model, decay=0.75)
+    following = iter(scores)
+
+    def evaluate() -> dict[str, dict[str, float]]:
+        averages.append(average.averaged.module.first.weight.detach().clone())
+        return {"bbox": {"AP": next(following)}}
+
+    checkpointer = Checkpointer(model, str(folder), trainer=trainer)
+    best = BestCheckpointer(2, checkpointer, average.averaged.module, "bbox/AP", patience)
+    trainer.register_hooks([Moves(), average, Evaluation(2, evaluate), best])
+    try:
+        trainer.train(start, 12)
+    except StopIteration:
+        pass
+    return averages
+
+
+def kept(folder: Path) -> tuple[float, int, torch.Tensor]:
+    file = torch.load(folder / "model_best.pth", weights_only=True)
+    return file["best"]["bbox/AP"], file["iteration"], file["model"]["first.weight"]
+
+
+def test_the_best_is_kept_with_the_weights_that_were_evaluated(tmp_path):
+    averages = train(tmp_path, [10.0, 30.0, 20.0])
+    value, iteration, weight = kept(tmp_path)
+    assert (value, iteration) == (30.0, 3)
+    torch.testing.assert_close(weight, averages[1], rtol=0, atol=0)
+    assert not torch.equal(weight, averages[2])
+    assert not (tmp_path / "last_checkpoint").exists()  # training does not go on from it
+
+
+def test_a_resumed_training_knows_what_was_best(tmp_path):
+    train(tmp_path, [10.0, 30.0])
+    before = (tmp_path / "model_best.pth").read_bytes()
+    train(tmp_path, [20.0, 29.0], start=4)
+    assert (tmp_path / "model_best.pth").read_bytes() == before
+    train(tmp_path, [float("nan"), 40.0], start=8)  # and the last is that of the end
+    assert kept(tmp_path)[:2] == (40.0, 11)
+    train(tmp_path, [5.0])  # another training
+    assert kept(tmp_path)[:2] == (5.0, 1)
+
+
+def test_training_ends_where_nothing_gets_better(tmp_path):
+    for start, scores in ((0, [10.0, 30.0, 30.0]), (6, [5.0])):  # killed and resumed
+        if start:
+            with pytest.raises(NoBetter, match="2 evaluations without a better bbox/AP than 30"):
+                train(tmp_path, scores, start, patience=2)
+        else:
+            train(tmp_path, scores, start, patience=2)
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["iteration"] == final["trainer"]["iteration"] == 7
+    with pytest.raises(NoBetter):  # and has ended
+        train(tmp_path, [], start=8, patience=2)
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 7
+
+
+def test_a_metric_that_is_not_there_is_named(tmp_path, caplog):
+    hooks = [Evaluation(1, lambda: {"bbox": {"AP": 1.0}})]
+    hooks.append(BestCheckpointer(1, Checkpointer(Toy(), str(tmp_path)), Toy(), "bbox/AP5O"))
+    run(Toy(), *hooks)
+    assert "bbox/AP5O is no metric; there are bbox/AP" in caplog.text
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_a_picture_that_fails_ends_no_training(tmp_path, caplog):
+    (tmp_path / "metrics.json").write_text("[")
+    run(Toy(), Picture(str(tmp_path), 1))
+    assert "training.png cannot be drawn" in caplog.text

@@ -26,8 +26,20 @@ def trained(data, tmp_path_factory):
 def test_training_leaves_what_people_look_for(trained):
     output, said = trained
     assert list(losses(output)) == [0, 1, 2, 3]
-    for name in ("log.txt", "config.yaml", "model_0000001.pth", "model_final.pth", "detections.png"):
+    pictures = ("detections.png", "training.png")
+    for name in (
+        "log.txt",
+        "config.yaml",
+        "model_0000001.pth",
+        "model_final.pth",
+        "model_best.pth",
+        *pictures,
+    ):
         assert (output / name).stat().st_size > 0, name
+    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert all(r["grad_norm"] > 0 and 0 <= r["class_error"] <= 100 for r in records if "total_loss" in r)
+    best, final = (torch.load(output / f"model_{name}.pth", weights_only=True) for name in ("best", "final"))
+    assert all(torch.equal(best["model"][name], weight) for name, weight in final["model"].items())
     assert f"Detectron2 {detectron2.__version__}" in said
     assert "AP50" in said and "eta:" in said and str(output / "detections.png") in said
 
@@ -71,10 +83,9 @@ def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
 
 
 def test_iterations_follow_from_epochs(data, tmp_path):
-    # 16 images in batches of 4
-    result = command(
-        *arguments(data, tmp_path), "train.max_iter=null", "train.epochs=2", "train.eval_period=null"
-    )
+    # 16 images in batches of 4; the config has another max_iter
+    args = [arg for arg in arguments(data, tmp_path) if not arg.startswith("train.max_iter")]
+    result = command(*args, "train.epochs=2", "train.eval_period=null")
     assert result.returncode == 0, result.stderr
     assert list(losses(tmp_path)) == list(range(8))
     records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
@@ -108,6 +119,8 @@ def test_the_light_runtime_names_the_full_one(data, tmp_path):
         (["dataloader.train.total_batch_size=0"], ["dataloader.train.total_batch_size=0", "at least 1"]),
         (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
         (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
+        (["train.epochs=2"], ["train.epochs, train.max_iter: only one"]),
+        (["train.patience=2"], ["train.patience: needs a test set, train.eval_period"]),
         (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),
     ],
     ids=lambda value: value[0].split("=")[0],

@@ -23,7 +23,13 @@ class SetCriterion(nn.Module):
         alpha, gamma: of the focal loss.
         stage_weights: one for each stage, of its three losses; None for 1 everywhere, as published. The first
             stages' losses are the largest, as their boxes start from the whole image.
+
+    Attributes:
+        class_error: (), the percentage of the last stage's matched queries in the last batch whose best class
+            is not the matched one; None where nothing was matched.
     """
+
+    class_error: Tensor | None = None
 
     def __init__(
         self,
@@ -82,6 +88,10 @@ class SetCriterion(nn.Module):
         matched = boxes[stage, image, query]
         l1 = ((matched - truth) / scale).abs().sum(dim=1)
         giou = 1 - generalized_iou(matched, truth)
+
+        # Left on the device: to ask for it here would wait for it.
+        right = (logits.detach()[stage, image, query].argmax(dim=1) == labels) & (stage == num_stages - 1)
+        self.class_error = 100 - right.sum() * (100 * num_stages / len(stage)) if len(stage) else None
 
         count = _average_count(len(stage) / num_stages, logits.device)
         share = (on_device(self.stage_weights, logits) if self.stage_weights else 1) / count

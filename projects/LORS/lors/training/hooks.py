@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import signal
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,7 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lors.checkpoints import Checkpointer
+from lors.checkpoints.weights import read, write
 from lors.data.loader import TrainLoader, mix
+from lors.training.curves import draw_training
+
+logger = logging.getLogger(__name__)
 
 
 class SeedSteps(HookBase):
@@ -33,7 +41,7 @@ def seed_step(loader: TrainLoader, iteration: int) -> None:
 
 
 class ClipGradients(HookBase):
-    """Scales the gradients so that their norm over all parameters is at most `max_norm`.
+    """Scales the gradients so that their norm over all parameters is at most `max_norm`; puts what it was.
 
     Raises:
         FloatingPointError: the norm is not finite, and no loss scaler is there that would leave the step out.
@@ -47,9 +55,21 @@ class ClipGradients(HookBase):
         scaled = hasattr(trainer, "grad_scaler")
         if scaled:
             trainer.grad_scaler.unscale_(trainer.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), self.max_norm)
-        if not scaled and not torch.isfinite(norm):
+        # The device is waited for here in any case, for the losses.
+        norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), self.max_norm).item()
+        if math.isfinite(norm):
+            trainer.storage.put_scalar("grad_norm", norm)
+        elif not scaled:
             raise FloatingPointError(f"the gradients are not finite in iteration {trainer.iter}")
+
+
+class ClassError(HookBase):
+    """Puts the criterion's `class_error` where the device is waited for in any case, for the losses."""
+
+    def after_backward(self) -> None:
+        error = getattr(_single(self.trainer.model).criterion, "class_error", None)
+        if error is not None:
+            self.trainer.storage.put_scalar("class_error", error)
 
 
 class MovingAverage(HookBase):
@@ -78,6 +98,96 @@ class Evaluation(EvalHook):
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
+
+
+class NoBetter(BaseException):
+    """Training ended early; no Exception, of which Detectron2's loop logs the traceback."""
+
+
+class BestCheckpointer(HookBase):
+    """Keeps the weights of the best evaluation as `model_best.pth`; ends training that gets no better.
+
+    Detectron2's forgets on resuming what was best, and has training resumed from that file.
+
+    Args:
+        period: of the evaluations, which come before this hook.
+        checkpointer: of the training.
+        model: what is evaluated.
+        metric: its name in the storage, such as "bbox/AP"; more is better.
+        patience: how many evaluations without a better one end training; 0 for never.
+
+    Raises:
+        NoBetter: in all processes, before an iteration; the one before it is saved as `model_final.pth`.
+    """
+
+    def __init__(
+        self, period: int, checkpointer: Checkpointer, model: nn.Module, metric: str, patience: int = 0
+    ) -> None:
+        self.period, self.checkpointer, self.model = period, checkpointer, model
+        self.metric, self.patience = metric, patience
+        self.best, self.iteration = -math.inf, -1
+
+    def before_train(self) -> None:
+        self.path = os.path.join(self.checkpointer.save_dir, "model_best.pth")
+        if self.trainer.start_iter > 0:
+            with suppress(FileNotFoundError):
+                saved = read(self.path)
+                if self.metric in saved.get("best", {}):
+                    self.best, self.iteration = saved["best"][self.metric], saved["iteration"]
+        elif comm.is_main_process():
+            with suppress(FileNotFoundError):
+                os.remove(self.path)  # of another training, whose checkpoints this one writes over
+
+    def before_step(self) -> None:
+        trainer = self.trainer
+        if self.patience <= 0 or trainer.iter % self.period:
+            return
+        without_better = (trainer.iter - 1 - self.iteration) / self.period
+        # Only the main process knows the best.
+        ends, best = comm.all_gather((without_better >= self.patience, self.best))[0]
+        if ends:
+            trainer.iter -= 1  # the last that was done
+            self.checkpointer.save("model_final", iteration=trainer.iter)
+            trainer.iter += 1
+            raise NoBetter(f"{self.patience} evaluations without a better {self.metric} than {best:.4g}")
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.period == 0 and self.trainer.iter + 1 < self.trainer.max_iter:
+            self._keep()
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._keep()
+
+    def _keep(self) -> None:
+        history = self.trainer.storage.histories()
+        if not comm.is_main_process():
+            return
+        if self.metric not in history:
+            known = ", ".join(name for name in history if "/" in name) or "none"
+            logger.warning("No model_best.pth: %s is no metric; there are %s", self.metric, known)
+        elif (value := history[self.metric].latest()) > self.best:
+            self.best, self.iteration = value, min(self.trainer.iter, self.trainer.max_iter - 1)
+            about = dict(about=self.checkpointer.about, best={self.metric: value}, iteration=self.iteration)
+            write(self.path, {"model": _single(self.model).state_dict(), **about})
+            logger.info("The best %s so far, %.4g, is that of %s", self.metric, value, self.path)
+
+
+class Picture(HookBase):
+    """Draws `training.png` beside metrics.json, every `period` iterations (0: never) and at the end."""
+
+    def __init__(self, folder: str, period: int) -> None:
+        self.folder, self.period = folder, period
+
+    def after_step(self) -> None:
+        if self.period > 0 and (self.trainer.iter + 1) % self.period == 0:
+            self.after_train()
+
+    def after_train(self) -> None:
+        try:
+            draw_training(self.folder)
+        except Exception as error:  # a picture is not worth a training
+            logger.warning("training.png cannot be drawn: %s", error)
 
 
 class Stopped(KeyboardInterrupt):

@@ -29,9 +29,9 @@ from lors.checkpoints import load_config
 from lors.errors import UserError
 from lors.training.errors import MENDABLE, config_errors, one_line_errors
 from lors.training.files import remove_unfinished
-from lors.training.hooks import Stopped
+from lors.training.hooks import NoBetter, Stopped
 from lors.training.not_finite import FiniteLoss
-from lors.training.setup import auto_scale
+from lors.training.setup import auto_scale, choose_length
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ def set_up(args: argparse.Namespace) -> DictConfig:
     """The config with its overrides; logging, seeds and the output folder as it wants them."""
     with config_errors():
         cfg = load_config(args.config_file, args.opts)
+        choose_length(cfg, args.opts)
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
         config = Path(cfg.train.output_dir, "config.yaml")
@@ -132,6 +133,8 @@ def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
         again = _command("--resume")
         logger.warning("%s: stopped after iteration %d, which is saved; go on: %s", name, iteration, again)
         raise
+    except NoBetter as reason:
+        logger.info("Training ends after iteration %d: %s", finite.trainer.iter - 1, reason)
     finite.trainer.data_loader.log_count("others were trained on instead")
     logger.info("Checkpoints, metrics.json and log.txt: %s", folder)
 

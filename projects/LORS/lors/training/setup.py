@@ -110,6 +110,20 @@ def load_train_data(cfg: DictConfig, model: nn.Module) -> tuple[TrainLoader, lis
     return loader, [record["file_name"] for record in dataset]
 
 
+def choose_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """train.epochs on the command line wins over the config's train.max_iter, as the other way round.
+
+    Raises:
+        UserError: the command line gives both.
+    """
+    given = dict(override.split("=", 1) for override in overrides)
+    given = {name for name in ("train.epochs", "train.max_iter") if given.get(name, "null") != "null"}
+    if len(given) == 2:
+        raise UserError("train.epochs, train.max_iter: only one of them can be given")
+    if given == {"train.epochs"}:
+        cfg.train.max_iter = None
+
+
 def count_iterations(cfg: DictConfig, epoch: int) -> None:
     """Fills in what the config leaves to the number of iterations in an epoch, None or COCO's.
 
@@ -154,7 +168,7 @@ def keep_settings(optimizer: Optimizer, wanted: Sequence[dict[str, Any]]) -> Non
 
 
 def auto_scale(cfg: DictConfig, gpus: int) -> None:
-    """Batch and learning rate in proportion to the GPUs, from what the config means for reference_gpus.
+    """Batch and learning rates in proportion to the GPUs, from what the config means for reference_gpus.
 
     Raises:
         UserError: the batch would not be whole.
@@ -163,4 +177,10 @@ def auto_scale(cfg: DictConfig, gpus: int) -> None:
     if batch != int(batch):
         raise UserError(f"--auto-scale: a batch of {batch:g} for {gpus} GPUs; it must be whole")
     cfg.dataloader.train.total_batch_size = int(batch)
-    cfg.optimizer.lr *= gpus / cfg.train.reference_gpus
+    params = cfg.optimizer.params
+    places = [(cfg.optimizer, "lr"), (params, "base_lr")]
+    places += [(group, "lr") for group in (params.get("overrides") or {}).values()]
+    # All are read before one is written, as one may be given by another.
+    for node, name, rate in [(node, name, node.get(name)) for node, name in places]:
+        if rate is not None:
+            node[name] = rate * gpus / cfg.train.reference_gpus
