@@ -19,7 +19,7 @@ def arguments(data: Path, output: Path, *more: str) -> list[str]:
     """Of four iterations on a CPU; more may hold modes like --resume."""
     return [
         "--config-file",
-        "configs/custom/lors_custom.py",
+        "configs/custom/tiny_cpu.py",
         *more,
         f"dataset.train_json={data}/train.json",
         f"dataset.train_images={data}/train",

@@ -92,7 +92,7 @@ def test_the_rows_of_table_4_are_two_switches(adaptive, static):
     assert kinds == expected
 
 
-@pytest.mark.parametrize("name, names", [("digits/lors_digits", "0123456789"), ("custom/lors_custom", "abc")])
+@pytest.mark.parametrize("name, names", [("digits/lors_digits", "0123456789"), ("custom/tiny_cpu", "abc")])
 def test_the_default_predictor_detects_what_predict_does(name, names, tmp_path):
     """At the config's size: the digits' images are not resized, the others are."""
     from detectron2.data.detection_utils import read_image

@@ -22,7 +22,7 @@ from lors.checkpoints import load_detector, read
 from lors.errors import UserError
 from runs import ROOT, arguments
 
-NAME = "custom/lors_custom"
+NAME = "custom/tiny_cpu"
 
 
 @pytest.fixture(scope="module")

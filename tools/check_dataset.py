@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--crowds-as-objects", action="store_true", help="as dataset.crowds_as_objects=true")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")
     for name, number, what in (
-        ("queries", 60, "the queries of configs/custom/lors_custom.py"),
+        ("queries", 60, "the queries of configs/custom/tiny_cpu.py"),
         ("detections", 100, "which are evaluated"),
     ):
         text = f"name images with more boxes than N (default: {number}, {what})"

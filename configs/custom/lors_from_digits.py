@@ -5,7 +5,7 @@
 """
 
 from ..digits.adamixer_digits import model as _digits
-from .lors_custom import dataloader, dataset, lr_multiplier, model, optimizer, train
+from .tiny_cpu import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 model.backbone.out_features = _digits.backbone.out_features
 model.neck.in_channels = _digits.neck.in_channels

@@ -10,7 +10,7 @@ from detectron2.config import LazyCall as L
 from lors.backbones.timm import Timm
 from lors.training.schedule import backbone_rate
 
-from .lors_custom import dataloader, dataset, lr_multiplier, model, optimizer, train
+from .tiny_cpu import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 model.backbone = L(Timm)(
     name="tf_efficientnet_lite0", strides=[4, 8, 16, 32], out_features=["res2", "res3", "res4", "res5"]

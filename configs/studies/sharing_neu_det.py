@@ -5,7 +5,7 @@ from .sharing_digits import study
 _folder = os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "neu_det")
 
 study.title = "What sharing buys, on NEU-DET"
-study.config = "configs/custom/lors_custom.py"
+study.config = "configs/custom/tiny_cpu.py"
 study.val = study.test = []
 study.dataset = dict(
     train_json=f"{_folder}/train.json",

@@ -608,7 +608,7 @@ def test_the_command_says_what_training_says(folder, tmp_path):
     assert json.loads(command(*test).stdout)["counts"] == {**expected, "trained_on": 2}
     assert json.loads(command(*test, "--train-images", tmp_path / "others").stdout)["counts"] == expected
     # Its defaults are those of the config that people train with.
-    cfg = LazyConfig.load(str(ROOT / "configs/custom/lors_custom.py"))
+    cfg = LazyConfig.load(str(ROOT / "configs/custom/tiny_cpu.py"))
     said = command("--help").stdout
     for number in (cfg.model.queries.num_queries, cfg.dataloader.evaluator.max_dets_per_image):
         assert f"(default: {number}," in said

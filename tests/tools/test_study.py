@@ -24,7 +24,7 @@ STUDY = """
 study = dict(
     title="Small",
     reference="LORS",
-    config="configs/custom/lors_custom.py",
+    config="configs/custom/tiny_cpu.py",
     seeds=[1],
     dataset=dict(
         train_json="{data}/train.json", train_images="{data}/train", val_fraction=0.25,

@@ -8,7 +8,7 @@ from runs import ROOT
 
 
 @pytest.mark.parametrize(
-    "config, content", [("adamixer_r50_1x", None), ("digits/lors_digits", 1e-2), ("custom/lors_custom", 1e-2)]
+    "config, content", [("adamixer_r50_1x", None), ("digits/lors_digits", 1e-2), ("custom/tiny_cpu", 1e-2)]
 )
 def test_auto_scale_scales_every_rate(config, content):
     cfg = LazyConfig.load(str(ROOT / f"configs/{config}.py"))

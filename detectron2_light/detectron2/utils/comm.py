@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 
 def get_world_size() -> int:
     return 1
@@ -29,3 +31,8 @@ def gather(data: Any) -> list[Any]:
 def all_gather(data: Any) -> list[Any]:
     """The data of all processes, in each of them."""
     return [data]
+
+
+def shared_random_seed() -> int:
+    """A random number that all processes have, 0 to 2^31 - 1."""
+    return int(np.random.randint(2**31))

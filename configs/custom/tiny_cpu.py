@@ -1,9 +1,10 @@
-"""A dataset of your own in COCO or Pascal VOC format, from scratch or fine-tuned, on one GPU or none.
+"""For a dataset of your own and no GPU: a small detector, from scratch or fine-tuned, in minutes.
 
-    python train_net.py --config-file configs/custom/lors_custom.py \
+    python train_net.py --config-file configs/custom/tiny_cpu.py \
         dataset.train_json=... dataset.train_images=... dataset.test_json=... dataset.test_images=...
 
-The number of classes and their names come from the training annotations.
+The number of classes and their names come from the training annotations, in COCO's or Pascal VOC's format.
+`model.decoder.bank=null` trains AdaMixer.
 """
 
 from detectron2.config import LazyCall as L
@@ -70,4 +71,4 @@ optimizer.params.overrides.content.weight_decay = 0.0
 
 train.max_iter = 3050
 train.eval_period = train.max_iter // 10
-train.output_dir = "./output/lors_custom"
+train.output_dir = "./output/tiny_cpu"
