@@ -123,7 +123,9 @@ def test_a_resumed_training_knows_what_was_best(tmp_path):
     assert (tmp_path / "model_best.pth").read_bytes() == before
     train(tmp_path, [float("nan"), 40.0], start=8)  # and the last is that of the end
     assert kept(tmp_path)[:2] == (40.0, 11)
-    train(tmp_path, [5.0])  # another training
+    train(tmp_path, [])  # another training, killed before its first
+    assert not (tmp_path / "model_best.pth").exists()
+    train(tmp_path, [5.0])
     assert kept(tmp_path)[:2] == (5.0, 1)
 
 
