@@ -1,8 +1,9 @@
 """What a config means."""
 
 import pytest
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 
+from lors.checkpoints import load_config
 from lors.training.setup import auto_scale
 from runs import ROOT
 
@@ -21,3 +22,19 @@ def test_auto_scale_scales_every_rate(config, content):
     if content:
         assert gpus == 1  # as they say
         assert cfg.optimizer.params.overrides.content.lr == pytest.approx(2 * content)
+
+
+@pytest.mark.parametrize("name", ["r50_finetune", "timm_finetune"])
+def test_a_trained_backbone_learns_at_a_tenth_of_the_rate(name, data):
+    images = [f"dataset.train_json={data}/train.json", f"dataset.train_images={data}/train"]
+    cfg = load_config(str(ROOT / f"configs/custom/{name}.py"), images)
+    model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    rates = {
+        id(parameter): group["lr"]
+        for group in instantiate(cfg.optimizer).param_groups
+        for parameter in group["params"]
+    }
+    own = [rates[id(p)] for p in model.backbone.parameters() if p.requires_grad]
+    assert own and own == pytest.approx([cfg.optimizer.lr / 10] * len(own))
+    assert rates[id(model.decoder.stages[0].offsets.weight)] == cfg.optimizer.lr
