@@ -26,7 +26,7 @@ from torch import nn
 
 from lors import merge
 from lors.checkpoints import Checkpointer, load_detector
-from lors.checkpoints.about import describe
+from lors.checkpoints.about import check_held_out, describe
 from lors.checkpoints.checkpointer import first_readable, saved_in
 from lors.data import Readable
 from lors.data.classes import Classes
@@ -114,6 +114,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         schedule = instantiate(cfg.lr_multiplier)
         if cfg.train.factorize and cfg.model.decoder.get("bank") is None:
             raise UserError("train.factorize=true: the config's decoder has no bank (model.decoder.bank)")
+        if cfg.train.factorize and not cfg.train.init_checkpoint:
+            raise UserError("train.factorize=true: train.init_checkpoint has no plain detector to start from")
         residual = instantiate(cfg.model.decoder.bank.residual) if cfg.train.factorize else None
         about = describe(cfg, classes)
         average = MovingAverage(model, cfg.train.ema_decay) if cfg.train.ema_decay else None
@@ -151,10 +153,15 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
             ]
         )
     wanted = settings_of(optimizer)
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    left = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumes = args.resume and checkpointer.has_checkpoint()
     start = trainer.iter + 1 if resumes else 0
     if resumes:
+        if "ema" in left:
+            raise UserError(
+                f"{cfg.train.output_dir}: its training has a moving average; train.ema_decay goes on with it"
+            )
+        check_held_out(cfg, left.get("about") or {})
         keep_settings(optimizer, wanted)
         if cfg.train.seed not in (-1, stream.seed):
             logger.warning("train.seed=%d is not taken, %d goes on", cfg.train.seed, stream.seed)
@@ -184,6 +191,7 @@ def evaluate(args: argparse.Namespace, cfg: DictConfig) -> None:
                 classes = train_classes(cfg, model)
         if not use_test_set(cfg, model, classes):
             raise UserError("--eval-only: there is no test set")
+        check_held_out(cfg, cfg.about)
         model = parallel(cfg, model)
     do_test(cfg, model)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 
 from detectron2.config import instantiate
@@ -34,6 +35,8 @@ def main() -> None:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="overrides, as for train_net.py")
     args = parser.parse_args()
+    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
+        raise UserError(f"{args.out}: is CHECKPOINT itself, which would be written over")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     bank = load_config(args.config_file, args.opts).model.decoder.bank

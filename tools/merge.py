@@ -10,6 +10,7 @@ by, such as model.queries.num_queries=300. OUT ends in .pth or .safetensors.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from omegaconf import OmegaConf
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="overrides, as for train_net.py")
     args = parser.parse_args()
+    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
+        raise UserError(f"{args.out}: is CHECKPOINT itself, which would be written over")
     cfg, model = load_detector(args.config_file, args.checkpoint, args.opts)
     if model.decoder.bank is None:
         raise UserError(

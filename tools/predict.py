@@ -187,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold:g}: must be from 0 to 1")
-    if args.json and os.path.isdir(args.json):
-        raise UserError(f"--json {args.json}: is a folder")
+    if args.json and (os.path.isdir(args.json) or not args.json.endswith(".json")):
+        raise UserError(f"--json {args.json}: must be a file that ends in .json")
     folder = args.output or (None if args.json else os.path.join("output", "predictions"))
     images = find_images(args.images)
     pictures = name_pictures(images, folder) if folder else [None] * len(images)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lors.checkpoints import Checkpointer
-from runs import arguments, command, losses, start, wait_for_iterations
+from runs import arguments, assert_one_line, command, losses, start, wait_for_iterations
 
 ITERATIONS = 10
 
@@ -31,6 +31,13 @@ def uninterrupted(data, tmp_path_factory):
     result = one_thread(training(data, output, 0))
     assert result.returncode == 0, result.stderr
     return output
+
+
+def test_a_moving_average_is_not_lost_on_resuming(data, uninterrupted):
+    final = (uninterrupted / "model_final.pth").read_bytes()
+    result = one_thread([*training(data, uninterrupted, 0, "--resume"), "train.ema_decay=0"])
+    assert_one_line(result, "train.ema_decay")
+    assert (uninterrupted / "model_final.pth").read_bytes() == final
 
 
 def assert_same_ending(output, uninterrupted):

@@ -230,6 +230,7 @@ def test_exit_code_1_where_none_could_be_read(trained, broken, tmp_path, capsys)
         (["images", "--threshold", "40"], "--threshold 40"),
         (["images", "--json", "."], "--json ."),
         (["images", "--json", "images/plain.jpg/x.json"], "images/plain.jpg"),
+        (["images", "--json", "images/plain.jpg"], "--json images/plain.jpg"),
         (["images", "--output", "images"], "--output images"),
         (["images", "train.devise=cpu"], "'train.device'"),
         (["images", "train.device=abacus"], "train.device=abacus"),

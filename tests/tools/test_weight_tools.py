@@ -149,6 +149,9 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(name, run, trained, tmp_p
 def test_wrong_extensions_and_lors_twice_are_one_line(run, trained, tmp_path):
     error, _ = run("merge", "--config-file", LORS, trained, tmp_path / "out.zip")
     assert "ends in .pth or .safetensors" in error
+    for tool in ("merge", "factorize"):
+        error, _ = run(tool, "--config-file", LORS, trained, trained)
+        assert error.startswith("error: ") and "CHECKPOINT itself" in error
     error, _ = run("factorize", "--config-file", LORS, trained, tmp_path / "out.pth")
     assert error.startswith("error: ") and "\n" not in error and "share weights" in error
     error, _ = run("factorize", "--config-file", PLAIN, trained, tmp_path / "out.pth")

@@ -88,6 +88,11 @@ def test_a_value_of_another_kind_is_refused(cfg):
             apply_overrides(cfg, [override])
 
 
+def test_a_comma_in_a_number_is_refused(cfg):
+    with pytest.raises(ValueError, match="a point and no comma"):
+        apply_overrides(cfg, ["train.max_iter=1,000"])
+
+
 def test_a_text_without_an_equals_sign_is_refused(cfg):
     with pytest.raises(ValueError, match="override 'train.max_iter': must be key=value"):
         apply_overrides(cfg, ["train.max_iter"])

@@ -18,13 +18,14 @@ _BIAS = "decoder.stages.0.classify.3.bias"
 
 
 def describe(cfg: DictConfig, classes: Classes) -> About:
-    """ "names" and "ids" of the classes, "image_format", "test_size" (shorter and longest side)."""
+    """Classes' "names" and "ids", "image_format", "test_size" (shorter and longest side), "held_out"."""
     steps = [OmegaConf.to_container(step) for step in resizes(cfg)]
     return {
         "names": list(classes.names),
         "ids": list(classes.ids),
         "image_format": cfg.dataloader.test.mapper.image_format,
         "test_size": [[step["short_edge_length"], step["max_size"]] for step in steps],
+        "held_out": _held_out(cfg),
     }
 
 
@@ -59,6 +60,24 @@ def adopt(cfg: DictConfig, about: About) -> None:
         return
     for step, (short_edge, longest) in zip(steps, about["test_size"]):
         step.update(short_edge_length=short_edge, max_size=longest)
+
+
+def check_held_out(cfg: DictConfig, about: About) -> None:
+    """Warns where other images are held out than in the training that a checkpoint is from."""
+    own, theirs = _held_out(cfg), about.get("held_out")
+    if own and own != theirs:
+        logger.warning(
+            "The checkpoint's training held out %s, and %s is held out now: "
+            "it may be tested on images that it was trained on",
+            theirs or "no images",
+            own,
+        )
+
+
+def _held_out(cfg: DictConfig) -> str:
+    dataset = cfg.get("dataset") or {}
+    share, seed = dataset.get("val_fraction"), dataset.get("val_seed")
+    return f"dataset.val_fraction={share:g} with val_seed={seed}" if share else ""
 
 
 def resizes(cfg: DictConfig) -> list[DictConfig]:

@@ -256,6 +256,8 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     if not os.path.isfile(config_file):
         raise UserError(f"--config-file {config_file!r}: there is no such file")
+    if not config_file.endswith(".py"):
+        raise UserError(f"--config-file {config_file!r}: must be a .py file, as those of configs/")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     return apply_overrides(LazyConfig.load(config_file), list(overrides))

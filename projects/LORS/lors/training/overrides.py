@@ -40,6 +40,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if isinstance(before, str) and not re.fullmatch(r"""null|'.*'|".*"|.*\$\{.*""", value, re.DOTALL):
             OmegaConf.update(cfg, key, value)
             continue
+        if re.fullmatch(r"[\d.]+,[\d.,]+", value):  # Hydra's form of several values to try
+            raise UserError(f"override {override!r}: a number has a point and no comma, and a list [ ]")
         try:
             cfg = LazyConfig.apply_overrides(cfg, [override])
         except (HydraException, OmegaConfBaseException) as error:

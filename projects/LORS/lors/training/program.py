@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -84,6 +85,7 @@ def set_up(args: argparse.Namespace) -> DictConfig:
         choose_length(cfg, args.opts)
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
+        cfg.train.output_dir = os.path.expanduser(cfg.train.output_dir)
         config = Path(cfg.train.output_dir, "config.yaml")
         trained = config.read_bytes() if (args.eval_only or args.replay) and config.is_file() else b""
         default_setup(cfg, args)
@@ -119,6 +121,7 @@ def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
     """While the loop runs from iteration `start`: clean files before it, and how to go on after it."""
     folder = cfg.train.output_dir
     if comm.is_main_process():
+        claim(folder)
         remove_unfinished(folder)
         _cut_metrics(os.path.join(folder, "metrics.json"), start)
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_bug)
@@ -137,6 +140,28 @@ def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
         logger.info("Training ends after iteration %d: %s", finite.trainer.iter - 1, reason)
     finite.trainer.data_loader.log_count("others were trained on instead")
     logger.info("Checkpoints, metrics.json and log.txt: %s", folder)
+
+
+_claimed: dict[str, int] = {}
+
+
+def claim(folder: str | os.PathLike) -> None:
+    """Keeps other processes from claiming a folder, as long as this one lives.
+
+    Raises:
+        UserError: another has it.
+    """
+    place = os.path.realpath(folder)
+    if place in _claimed:
+        return
+    _claimed[place] = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(_claimed[place], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(_claimed.pop(place))
+        raise UserError(f"{folder}: another training writes there") from None
+    except OSError:  # some network file systems have no locks
+        pass
 
 
 def _command(*more: str) -> str:
