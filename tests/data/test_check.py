@@ -284,8 +284,10 @@ FOUND = {
             without(annotation(2), "iscrowd"),
             annotation(3, area=NAN),
             annotation(4, area="9", iscrowd=None),
+            annotation(5, area=0),
+            annotation(6, area=-1),
         ),
-        {"incomplete": [f"annotation {i}" for i in (1, 2, 3, 4)]},
+        {"incomplete": [f"annotation {i}" for i in range(1, 7)]},
     ),
     "segmentations": (
         dataset(
@@ -378,14 +380,16 @@ def test_mending():
         without(without(annotation(50, (1, 2, 3, 4)), "area"), "iscrowd"),
         annotation(4, ignore=1, segmentation=[[]]),
         annotation(5, image_id=9),
+        annotation(6, (1, 2, 3, 5), area=0),
     )
     assert all(problem.done not in (ERROR, NOTED) for problem in check(content))
     kept = content["annotations"]
-    assert [a["id"] for a in kept] == [50, 51, 52, 2, 3, 53, 4]
+    assert [a["id"] for a in kept] == [50, 51, 52, 2, 3, 53, 4, 6]
     assert (kept[3]["bbox"], kept[3]["area"]) == ([0, 5, 30, 10], 300)
     assert (kept[4]["bbox"], kept[4]["area"]) == ([90, 70, 10, 10], 7)
     assert (kept[5]["area"], kept[5]["iscrowd"]) == (12, 0)
     assert (kept[6]["ignore"], kept[6]["iscrowd"]) == (0, 1) and "segmentation" not in kept[6]
+    assert kept[7]["area"] == 15
     # What is mended stays so.
     assert [p.kind for p in check(content)] == []
 

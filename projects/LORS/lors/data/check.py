@@ -271,7 +271,7 @@ def _check_box(
     if w < 1 or h < 1:
         found["below_a_pixel"] = f"bbox is {annotation['bbox']}"
     area = annotation.get("area")
-    if not (type(area) in (int, float) and 0 <= area < FARTHEST**2):
+    if not (type(area) in (int, float) and 0 < area < FARTHEST**2):
         found["incomplete"] = f'"area" is {short(area)}'
         area = w * h
     if annotation.get("iscrowd") is None:

@@ -179,7 +179,7 @@ def check_records(
         "images": [{**record, "id": i} for i, record in enumerate(records)],
         "categories": [{"id": i, "name": text} for i, text in enumerate(classes_of(name).names)],
         "annotations": [
-            {"iscrowd": 0, "area": 0, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
+            {"iscrowd": 0, "area": 1, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
             for i, record in enumerate(records)
             for a in record.get("annotations", ())
         ],

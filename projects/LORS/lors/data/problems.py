@@ -41,7 +41,7 @@ KINDS = {
     "annotation_id": ("numbered anew", "the id is missing, taken, or not a whole number above 0"),
     "same_name": ("renamed", "a category before it has this name"),
     "other_ids": ("matched by name", "the classes have other ids or another order than in training"),
-    "incomplete": ("filled in", "area (width x height) or iscrowd (0) is missing"),
+    "incomplete": ("filled in", "area (width x height) is missing or not above 0, or iscrowd (0) is missing"),
     "segmentation": ("left out", "there is no polygon and no mask in it; the box stays"),
     "ignore": ("made a crowd", "the object is to be ignored"),
     "crowd": ("made an object", "the annotation is a crowd, and crowds are to be objects"),
