@@ -167,6 +167,14 @@ FOUND = {
         dataset(categories=[{"id": 7, "name": 1}, {"id": 90, "name": 2.5}]),
         {"name_type": ["category 7", "category 90"]},
     ),
+    "names with line breaks": (
+        dataset(categories=[{"id": 7, "name": "a\r\n\x07 b"}, {"id": 90, "name": "\n"}]),
+        {"control": ["category 7", "category 90"], "wrong_type": ["category 90"]},
+    ),
+    "rotated by CVAT": (
+        dataset(*(annotation(i, attributes={"rotation": turn}) for i, turn in enumerate((30.5, 0.0), 1))),
+        {"rotated": ["annotation 1"]},
+    ),
     "ids from 0": (
         dataset(
             annotations=[annotation(1, category_id=0), annotation(2, image_id=2, category_id=1)],
@@ -400,6 +408,17 @@ def test_a_box_around_polygons():
     assert (content["annotations"][2]["bbox"], content["annotations"][2]["area"]) == ([1, 1, 29, 59], 1711)
 
 
+def test_a_name_with_line_breaks_becomes_one_line():
+    content = dataset(categories=[{"id": 7, "name": "traffic\n  light\x00"}, {"id": 90, "name": "a  b"}])
+    check(content)
+    assert [category["name"] for category in content["categories"]] == ["traffic light", "a  b"]
+
+
+def test_where_ids_are_made_up_files_are_named():
+    content = dataset(annotation(1, (9, 9, 0, 4), image_id=2))
+    assert [problem.id for problem in check(content, by_file=True)] == ["2.png"]
+
+
 def test_a_good_dataset_is_left_alone():
     content = dataset(annotations=[annotation(1), annotation(2, category_id=90)])
     before = copy.deepcopy(content)
@@ -536,6 +555,7 @@ def test_every_kind_is_tested():
         "other_folder",
         "no_size",
         "no_xml",
+        "not_voc",
         "trained_on",
     }
     elsewhere |= {"crowd", "other_ids", "unknown_class", "unused_class", "encoding"}

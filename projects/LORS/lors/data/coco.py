@@ -81,7 +81,7 @@ def register_coco(
             f"dataset {name!r} is already registered with {known.get('json_file')}, not {json_file}"
         )
     dataset, problems = read(json_file, image_root)
-    problems += check(dataset, image_root, crowds_as_objects=crowds_as_objects)
+    problems += check(dataset, image_root, crowds_as_objects=crowds_as_objects, by_file=is_voc(json_file))
     # Whether an image may be missing is for the mapper to say.
     errors = [problem for problem in problems if problem.done == ERROR and problem.kind != "missing_image"]
     if errors:
@@ -200,7 +200,7 @@ def check_records(
             for a in record.get("annotations", ())
         ],
     }
-    problems = check(dataset, "", num_queries=num_queries, max_detections=max_detections)
+    problems = check(dataset, "", num_queries=num_queries, max_detections=max_detections, by_file=True)
     errors = [problem for problem in problems if problem.done == ERROR]
     if on_bad_image == "skip":
         lost = missing(record["file_name"] for record in records)
