@@ -231,6 +231,7 @@ def test_the_command(sides, sizes, weights, command, tmp_path, capsys):
     [
         (["program.engine"], ["program.engine", ".onnx, .pt2"]),
         (["program.pt2", "--height=-3"], ["-3 x 1344"]),
+        (["program.pt2", "--width=0"], [" x 0"]),
         (["program.pt2", "model.queries.num_querys=3"], ["model.queries.num_queries"]),
         (["program.pt2", "--weights=nowhere.pth"], ["nowhere.pth"]),
     ],

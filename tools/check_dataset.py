@@ -43,8 +43,8 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"IMAGES: {images!r} is not a folder")
     dataset, problems = read(args.annotations, images)
     sizes = {key: _length(dataset, key) for key in ("images", "annotations", "categories")}
-    limits = {"num_queries": args.queries, "max_detections": args.detections}
-    problems += check(dataset, images, crowds_as_objects=args.crowds_as_objects, **limits)
+    options = {"crowds_as_objects": args.crowds_as_objects, "by_file": is_voc(args.annotations)}
+    problems += check(dataset, images, num_queries=args.queries, max_detections=args.detections, **options)
     if args.train and not any(problem.done == ERROR for problem in problems):
         train_images = args.train_images or (image_folder(args.train) if is_voc(args.train) else images)
         train, _ = read(args.train, train_images)

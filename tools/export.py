@@ -49,7 +49,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("output", metavar="OUT", help="a file .onnx or .pt2")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE", help="overrides, as for train_net.py")
     args = parser.parse_intermixed_args(argv)
-    if args.dynamic and (args.height or args.width):
+    if args.dynamic and (args.height, args.width) != (None, None):
         parser.error("--dynamic: no --height or --width beside it")
     return args
 
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Its optimiser warns of every step that it leaves out.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     cfg, model = load_detector(args.config_file, args.weights, args.opts)
-    height, width = _largest(cfg)
-    size = None if args.dynamic else (args.height or height, args.width or width)
+    sides = zip((args.height, args.width), _largest(cfg))
+    size = None if args.dynamic else tuple(default if side is None else side for side, default in sides)
     export(model, args.output, size)
     height, width = size or ("H", "W")
     sys.stdout.write(

@@ -30,7 +30,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
@@ -41,6 +41,7 @@ from tqdm import tqdm
 
 from lors import merge
 from lors.checkpoints import load_detector
+from lors.data import Mapper
 from lors.data.classes import classes_of
 from lors.data.images import BadImage, read_image
 from lors.errors import UserError
@@ -132,13 +133,13 @@ def find_classes(cfg: DictConfig, number: int) -> tuple[list[str], list[int]]:
     return classes
 
 
-def read(file_name: str, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[Image.Image, dict]:
+def read(file_name: str, mapper: Mapper) -> tuple[Image.Image, dict]:
     """An image, upright, and the model's input that a data mapper makes of it.
 
     Raises:
         BadImage: it cannot be read, or the mapper cannot resize it.
     """
-    pixels = read_image(file_name)
+    pixels = read_image(file_name, mapper.max_pixels)
     height, width = pixels.shape[:2]
     return Image.fromarray(pixels), mapper({"file_name": file_name, "width": width, "height": height})
 

@@ -167,6 +167,14 @@ FOUND = {
         dataset(categories=[{"id": 7, "name": 1}, {"id": 90, "name": 2.5}]),
         {"name_type": ["category 7", "category 90"]},
     ),
+    "names with line breaks": (
+        dataset(categories=[{"id": 7, "name": "a\r\n\x07 b"}, {"id": 90, "name": "\n"}]),
+        {"control": ["category 7", "category 90"], "wrong_type": ["category 90"]},
+    ),
+    "rotated by CVAT": (
+        dataset(*(annotation(i, attributes={"rotation": turn}) for i, turn in enumerate((30.5, 0.0), 1))),
+        {"rotated": ["annotation 1"]},
+    ),
     "ids from 0": (
         dataset(
             annotations=[annotation(1, category_id=0), annotation(2, image_id=2, category_id=1)],
@@ -284,8 +292,10 @@ FOUND = {
             without(annotation(2), "iscrowd"),
             annotation(3, area=NAN),
             annotation(4, area="9", iscrowd=None),
+            annotation(5, area=0),
+            annotation(6, area=-1),
         ),
-        {"incomplete": [f"annotation {i}" for i in (1, 2, 3, 4)]},
+        {"incomplete": [f"annotation {i}" for i in range(1, 7)]},
     ),
     "segmentations": (
         dataset(
@@ -378,14 +388,16 @@ def test_mending():
         without(without(annotation(50, (1, 2, 3, 4)), "area"), "iscrowd"),
         annotation(4, ignore=1, segmentation=[[]]),
         annotation(5, image_id=9),
+        annotation(6, (1, 2, 3, 5), area=0),
     )
     assert all(problem.done not in (ERROR, NOTED) for problem in check(content))
     kept = content["annotations"]
-    assert [a["id"] for a in kept] == [50, 51, 52, 2, 3, 53, 4]
+    assert [a["id"] for a in kept] == [50, 51, 52, 2, 3, 53, 4, 6]
     assert (kept[3]["bbox"], kept[3]["area"]) == ([0, 5, 30, 10], 300)
     assert (kept[4]["bbox"], kept[4]["area"]) == ([90, 70, 10, 10], 7)
     assert (kept[5]["area"], kept[5]["iscrowd"]) == (12, 0)
     assert (kept[6]["ignore"], kept[6]["iscrowd"]) == (0, 1) and "segmentation" not in kept[6]
+    assert kept[7]["area"] == 15
     # What is mended stays so.
     assert [p.kind for p in check(content)] == []
 
@@ -394,6 +406,17 @@ def test_a_box_around_polygons():
     content = dataset(annotation(1, None, segmentation=[[1, 2, 30, 4, 5, 60], [7, 1, 8, 2, 9, 3]]))
     check(content)
     assert (content["annotations"][2]["bbox"], content["annotations"][2]["area"]) == ([1, 1, 29, 59], 1711)
+
+
+def test_a_name_with_line_breaks_becomes_one_line():
+    content = dataset(categories=[{"id": 7, "name": "traffic\n  light\x00"}, {"id": 90, "name": "a  b"}])
+    check(content)
+    assert [category["name"] for category in content["categories"]] == ["traffic light", "a  b"]
+
+
+def test_where_ids_are_made_up_files_are_named():
+    content = dataset(annotation(1, (9, 9, 0, 4), image_id=2))
+    assert [problem.id for problem in check(content, by_file=True)] == ["2.png"]
 
 
 def test_a_good_dataset_is_left_alone():
@@ -532,6 +555,7 @@ def test_every_kind_is_tested():
         "other_folder",
         "no_size",
         "no_xml",
+        "not_voc",
         "trained_on",
     }
     elsewhere |= {"crowd", "other_ids", "unknown_class", "unused_class", "encoding"}

@@ -1,4 +1,5 @@
 import copy
+import gzip
 import json
 import logging
 from pathlib import Path
@@ -44,7 +45,8 @@ def write(folder, content=CONTENT):
     folder.mkdir(exist_ok=True)
     (folder / "images").mkdir()
     json_file = folder / "train.json"
-    json_file.write_text(content if isinstance(content, str) else json.dumps(content))
+    content = content if isinstance(content, (str, bytes)) else json.dumps(content)
+    json_file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(json_file), str(folder / "images")
 
 
@@ -112,6 +114,10 @@ def test_missing_paths(tmp_path, monkeypatch, argument, missing, root):
     "content, problem",
     [
         ("{", "not a JSON file"),
+        (b" \n", "it is empty"),
+        (gzip.compress(b"{}", mtime=0), "gzip"),
+        (b"PK\x03\x04\x14\0", "zip archive"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>", "HTML"),
         ([], 'no "images"'),
         ({**CONTENT, "images": []}, 'no "images"'),
         ({**CONTENT, "categories": []}, 'no "categories"'),
@@ -288,6 +294,18 @@ def split(json_file, images, **more):
     dataset = dict(train_json=json_file, train_images=images, test_json="", test_images="", val_seed=0)
     dataset.update(val_fraction=0.0, crowds_as_objects=False)
     return [register_split(part, {**dataset, **more}) for part in ("train", "test")]
+
+
+def test_paths_of_a_config_are_named_by_their_keys(tmp_path, monkeypatch):
+    json_file, images = write(tmp_path)
+    for key in ("train_json", "train_images", "test_json", "test_images"):
+        files = {"test_json": json_file, "test_images": images}
+        for wrong in ("/no/such", "" if key != "test_json" else "/no/such"):
+            with pytest.raises(UserError, match=f"dataset.{key} "):
+                split(json_file, images, **{**files, key: wrong})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = split("~/train.json", "~/images", test_json="~/train.json", test_images="~/images")
+    assert names == 2 * [register_coco(json_file, images)]
 
 
 def test_a_share_of_the_training_images_is_the_test_set(tmp_path):

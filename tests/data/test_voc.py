@@ -22,6 +22,9 @@ def xml(name, *objects, size=(60, 40)):
     )
 
 
+ROTATED = xml("0.jpg", ("red", (1, 2, 3, 4), 0)).replace("bndbox", "robndbox")
+
+
 @pytest.fixture
 def voc(tmp_path):
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
@@ -101,11 +104,20 @@ def test_images_without_an_xml_file(voc, caplog):
     assert "2 no_xml (left out; a.jpg" in caplog.text
 
 
+def test_xml_files_of_other_programs_are_left_out(voc, caplog):
+    (voc / "Annotations" / "project.xml").write_text("<project/>")
+    (voc / "Annotations" / "0.xml").write_text(xml("0.jpg", ("red", (50, 30, 70, 39), 0)))
+    register_coco(str(voc), "")
+    assert "1 not_voc (left out; project.xml" in caplog.text
+    assert "1 partly_outside (clipped; 0.jpg:" in caplog.text
+
+
 @pytest.mark.parametrize(
     "name, text, reason",
     [
         ("Annotations/0.xml", "<annotation>", "0.xml: not an annotation"),
         ("Annotations/0.xml", xml("0.jpg", ("red", ("a", 1, 2, 3), 0)), "0.xml: not an annotation"),
+        ("Annotations/0.xml", ROTATED, "0.xml: .*robndbox"),
         ("ImageSets/Main/train.txt", "7\n", "there is no .*7.xml"),
         ("ImageSets/Main/train.txt", "\n", "there are no XML files"),
     ],

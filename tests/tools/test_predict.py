@@ -214,6 +214,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(trained, broken, tmp_
     assert len(lines) == 4
 
 
+def test_the_largest_image_is_the_configs(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool.read_image, "__defaults__", (1,))
+    image, key = trained / "images" / "plain.jpg", "dataloader.test.mapper.max_pixels"
+    detections(trained, tmp_path, image, f"{key}=1000000")
+    with pytest.raises(SystemExit):
+        predict(trained, image, f"{key}=5", "--output", tmp_path)
+    assert key in capsys.readouterr().err
+
+
 def test_exit_code_1_where_none_could_be_read(trained, broken, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         predict(trained, broken / "empty.png", "--output", tmp_path / "found")

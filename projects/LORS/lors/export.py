@@ -65,7 +65,7 @@ def trace(model: AdaMixer, image_size: tuple[int, int] | None) -> ExportedProgra
     else:
         dynamic = None
     if min(image_size) < 1:
-        raise UserError(f"image size {image_size[0]} x {image_size[1]}: both must be positive")
+        raise UserError(f"image size {image_size[0]} x {image_size[1]}: height and width must be at least 1")
     image = torch.zeros(1, 3, *image_size, device=model.device)
     program = Program(merge(model)).eval().requires_grad_(False)
     # Without gradients, sampling is plain operations.

@@ -125,7 +125,7 @@ class Checkpointer(DetectionCheckpointer):
                 raise UserError(
                     "the model's layers share weights; the checkpoint, plain or merged, has no bank: "
                     "train.factorize=true starts from the nearest that they can share, tools/factorize.py "
-                    "writes these to a file"
+                    "writes these to a file; model.decoder.bank=null is the config of a merged file"
                 )
             checkpoint["model"] = self._factorized(weights)
         incompatible = super()._load_model(checkpoint)

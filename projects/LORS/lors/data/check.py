@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,6 +35,9 @@ SLACK = 1
 # xywh, and most fit as xyxy. They are guessed to be shares where most lie within the first pixel.
 XYXY_BOXES, XYXY_PAST, MOST = 10, 0.2, 0.95
 
+# A class's name with a line break cannot be drawn.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 Add = Callable[[str, str, str], None]
 
 
@@ -44,6 +48,7 @@ def check(
     crowds_as_objects: bool = False,
     num_queries: float = inf,
     max_detections: float = inf,
+    by_file: bool = False,
 ) -> list[Problem]:
     """All problems of a dataset, the content of a COCO-format JSON file, but those inside its image files.
 
@@ -53,11 +58,17 @@ def check(
         image_root: the folder of the images, to look whether they are there.
         crowds_as_objects: annotations with "iscrowd" 1 are objects, as some tools write masks.
         num_queries, max_detections: in an image; where there are more boxes is noted.
+        by_file: the ids are none of the user's: problems of images and annotations name the image's file.
     """
     content, problems = dataset if isinstance(dataset, dict) else {}, []
+    named: dict[str, str] = {}
+    if by_file:
+        files = {image["id"]: str(image.get("file_name")) for image in content["images"]}
+        named = {f"annotation {a['id']}": files[a["image_id"]] for a in content["annotations"]}
+        named |= {f"image {i}": file for i, file in files.items()}
 
     def add(kind: str, where: str, reason: str) -> None:
-        problems.append(Problem(kind, where, reason))
+        problems.append(Problem(kind, named.get(where, where), reason))
 
     images, categories = (_by_id(content, key, add) for key in ("images", "categories"))
     _image_files(images, image_root, add)
@@ -139,6 +150,9 @@ def _by_id(content: dict, key: str, add: Add) -> dict[Any, dict]:
         if key == "categories" and type(entry.get("name")) in (int, float):
             add("name_type", where, f"its name is {short(entry['name'])}")
             entry["name"] = str(entry["name"])
+        if key == "categories" and is_text(entry.get("name")) and _CONTROL.search(entry["name"]):
+            add("control", where, f"its name is {short(entry['name'])}")
+            entry["name"] = " ".join(_CONTROL.sub(" ", entry["name"]).split())
         for kind, reason in wrong_fields(entry, key):
             add(kind, where, reason)
     return found
@@ -247,6 +261,10 @@ def _check_box(
     if annotation.get("ignore") == 1:
         found["ignore"] = '"ignore" is 1'
         annotation.update(ignore=0, iscrowd=1)
+    attributes = annotation.get("attributes")
+    turned = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if is_number(turned) and turned % 360:
+        found["rotated"] = f"by {turned:g} degrees"
     if "segmentation" in wrong:
         del annotation["segmentation"]
     if "not_a_box" in wrong:
@@ -271,7 +289,7 @@ def _check_box(
     if w < 1 or h < 1:
         found["below_a_pixel"] = f"bbox is {annotation['bbox']}"
     area = annotation.get("area")
-    if not (type(area) in (int, float) and 0 <= area < FARTHEST**2):
+    if not (type(area) in (int, float) and 0 < area < FARTHEST**2):
         found["incomplete"] = f'"area" is {short(area)}'
         area = w * h
     if annotation.get("iscrowd") is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import json
@@ -28,6 +29,13 @@ from lors.data.voc import image_folder, is_voc, read_voc
 from lors.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+# How files begin that are taken for JSON files
+_NO_JSON = {
+    b"\x1f\x8b": "it is compressed by gzip; unzip it",
+    b"PK\x03\x04": "it is a zip archive; unzip it",
+    b"<": "it is HTML or XML; of Pascal VOC's files give the folder",
+}
 
 
 def register_coco(
@@ -73,7 +81,7 @@ def register_coco(
             f"dataset {name!r} is already registered with {known.get('json_file')}, not {json_file}"
         )
     dataset, problems = read(json_file, image_root)
-    problems += check(dataset, image_root, crowds_as_objects=crowds_as_objects)
+    problems += check(dataset, image_root, crowds_as_objects=crowds_as_objects, by_file=is_voc(json_file))
     # Whether an image may be missing is for the mapper to say.
     errors = [problem for problem in problems if problem.done == ERROR and problem.kind != "missing_image"]
     if errors:
@@ -95,7 +103,8 @@ def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
     """Register the "train" or "test" part of a config's `dataset`; its name, or None without a test set.
 
     Args:
-        dataset: train_json, train_images, test_json and test_images as for `register_coco`; val_fraction, the
+        dataset: train_json, train_images, test_json and test_images as for `register_coco`, ~ is the home
+            folder; val_fraction, the
             share of the training images to test on where there is no test_json; val_seed, which they follow
             from; crowds_as_objects.
 
@@ -110,9 +119,14 @@ def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
     if split == "test" and not (share or dataset["test_json"]):
         return None
     which = "test" if split == "test" and not share else "train"
+    keys = (f"{which}_json", f"{which}_images")
+    json_file, image_root = (os.path.expanduser(dataset[key] or "") for key in keys)
+    _check_exists(f"dataset.{which}_json", json_file)
+    if image_root or not is_voc(json_file):
+        _check_exists(f"dataset.{which}_images", image_root)
     return register_coco(
-        dataset[f"{which}_json"],
-        dataset[f"{which}_images"],
+        json_file,
+        image_root,
         crowds_as_objects=dataset["crowds_as_objects"],
         part=(0, 1) if not share else (0, share) if split == "test" else (share, 1),
         seed=dataset["val_seed"],
@@ -131,7 +145,9 @@ def read(path: str, image_root: str) -> tuple[Any, list[Problem]]:
     try:
         dataset = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
+        start = content.lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+        reason = next((what for begin, what in _NO_JSON.items() if start.startswith(begin)), error)
+        raise UserError(f"{path} is not a JSON file: {reason if start else 'it is empty'}") from error
     is_plain = content[:1].isascii() and b"\0" not in content[:4]
     return dataset, [] if is_plain else [Problem("encoding", "file", f"it begins with {content[:3]!r}")]
 
@@ -179,12 +195,12 @@ def check_records(
         "images": [{**record, "id": i} for i, record in enumerate(records)],
         "categories": [{"id": i, "name": text} for i, text in enumerate(classes_of(name).names)],
         "annotations": [
-            {"iscrowd": 0, "area": 0, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
+            {"iscrowd": 0, "area": 1, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
             for i, record in enumerate(records)
             for a in record.get("annotations", ())
         ],
     }
-    problems = check(dataset, "", num_queries=num_queries, max_detections=max_detections)
+    problems = check(dataset, "", num_queries=num_queries, max_detections=max_detections, by_file=True)
     errors = [problem for problem in problems if problem.done == ERROR]
     if on_bad_image == "skip":
         lost = missing(record["file_name"] for record in records)

@@ -41,7 +41,8 @@ def read_image(file_name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ValueError(f"{width} x {height} pixels, more than max_pixels={max_pixels}")
+                keys = " or ".join(f"dataloader.{part}.mapper.max_pixels" for part in ("train", "test"))
+                raise ValueError(f"{width} x {height} pixels, more than max_pixels={max_pixels} ({keys})")
             image.load()
             # Viewers show an image whose EXIF is broken as it lies.
             with suppress(Exception):

@@ -29,7 +29,7 @@ def image_folder(path: str) -> str:
 
 
 def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
-    """What a COCO-format file would hold, and the images of a folder that have no XML file.
+    """What a COCO-format file would hold, and the files of a folder that it leaves out.
 
     Args:
         path: a folder of XML files, or one with such a folder called Annotations; or an image set's list,
@@ -39,7 +39,7 @@ def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
     VOC counts pixels from 1. An object that is "difficult" is to be ignored. Classes are sorted by name.
 
     Raises:
-        UserError: there are no XML files, one is missing, or is none of VOC's.
+        UserError: there are no XML files of VOC's, one is missing, or broken.
     """
     folder = _annotation_folder(Path(path))
     if os.path.isdir(path):
@@ -49,38 +49,44 @@ def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
         # Lists of a single class have a second column.
         names = [line.split()[0] for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
         files = [folder / f"{_STEM.sub('', name)}.xml" for name in names]
-    if not files:
-        raise UserError(f"{path}: there are no XML files of Pascal VOC in it")
     by_stem = {
         Path(name).stem: name for name in sorted(os.listdir(image_root)) if not name.lower().endswith(".xml")
     }
-    images, objects = [], []
+    images, objects, problems = [], [], []
     for number, file in enumerate(files, start=1):
         try:
             root = ElementTree.parse(file).getroot()
+            if root.tag != "annotation":
+                problems.append(Problem("not_voc", file.name, f"it holds <{root.tag}>, not <annotation>"))
+                continue
             name = by_stem.get(file.stem) or root.findtext("filename") or file.stem
             width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
             images.append({"id": number, "file_name": name, "width": width, "height": height})
             for found in root.iter("object"):
+                if found.find("bndbox") is None:
+                    turned = "; the turned ones of roLabelImg, <robndbox>, cannot be learnt"
+                    raise ValueError(f"an object has no upright box, <bndbox>{turned}")
                 corners = (found.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
                 x0, y0, x1, y1 = map(float, corners)
                 x0, y0 = max(x0 - 1, 0), max(y0 - 1, 0)
                 w, h = x1 - x0, y1 - y0
                 entry = {"id": len(objects) + 1, "image_id": number, "bbox": [x0, y0, w, h], "area": w * h}
-                label, ignore = (found.findtext("name") or "").strip(), int(found.findtext("difficult") or 0)
-                objects.append({**entry, "category_id": label, "iscrowd": 0, "ignore": ignore})
+                label, ignore = " ".join((found.findtext("name") or "").split()), found.findtext("difficult")
+                objects.append({**entry, "category_id": label, "iscrowd": 0, "ignore": int(ignore or 0)})
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no {file}") from error
         except (ElementTree.ParseError, TypeError, ValueError) as error:
             raise UserError(f"{file}: not an annotation of Pascal VOC: {error}") from error
+    if not images:
+        raise UserError(f"{path}: there are no XML files of Pascal VOC in it")
     names = sorted({entry["category_id"] for entry in objects})
     for entry in objects:
         entry["category_id"] = names.index(entry["category_id"]) + 1
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     lost = set(by_stem.values()) - {image["file_name"] for image in images} if os.path.isdir(path) else set()
     formats = Image.registered_extensions()
-    problems = [
-        Problem("no_xml", name, f"there is no {Path(name).stem}.xml in {folder}")
+    problems += [
+        Problem("no_xml", name, f"there is no annotation {Path(name).stem}.xml in {folder}")
         for name in sorted(lost)
         if Path(name).suffix.lower() in formats and name[:2] != "._"
     ]
