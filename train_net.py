@@ -72,8 +72,7 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
         picture = os.path.join(cfg.train.output_dir, "detections.png")
         found = os.path.join(cfg.dataloader.evaluator.output_dir, "coco_instances_results.json")
         if os.path.isfile(found):
-            names, most = instantiate(cfg.dataloader.test.dataset.names), cfg.dataloader.test.mapper.max_pixels
-            draw_results(names, found, picture, max_pixels=most)
+            draw_results(instantiate(cfg.dataloader.test.dataset.names), found, picture)
             logger.info("Detections beside the truth: %s", picture)
     return results
 
