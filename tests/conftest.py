@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
@@ -19,6 +21,8 @@ CHANNELS = (16, 20, 24, 28)
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
+    random.seed(0)
+    np.random.seed(0)  # Detectron2's augmentations
     torch.manual_seed(0)
 
 
