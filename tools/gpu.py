@@ -110,7 +110,8 @@ def spread(difference: Tensor) -> list[float]:
 
 
 def compiled(model: nn.Module, mode: str | None = None) -> nn.Module:
-    torch.compiler.reset()  # or what another had of another size would count as of any size
+    # Sizes that differ from an earlier detector's would be compiled as variable ones.
+    torch.compiler.reset()
     twin = copy.deepcopy(model)
     twin.decoder.compile(fullgraph=True, mode=mode)
     return twin

@@ -338,6 +338,12 @@ def test_a_share_of_the_training_images_is_the_test_set(tmp_path):
         split(*files, val_fraction=1e-4)
 
 
+def test_the_share_of_many_images_is_as_asked(tmp_path):
+    train, test = split(*many(tmp_path, 2000), val_fraction=0.25)
+    assert len(DatasetCatalog.get(test)) == pytest.approx(500, abs=60)  # three standard deviations
+    assert len(DatasetCatalog.get(train)) + len(DatasetCatalog.get(test)) == 2000
+
+
 def test_without_a_test_set_there_is_none(tmp_path):
     files = many(tmp_path)
     train, test = split(*files)

@@ -4,7 +4,7 @@ import pytest
 from detectron2.config import LazyConfig, instantiate
 
 from lors.checkpoints import load_config
-from lors.training.setup import auto_scale
+from lors.training.setup import auto_scale, load_train_data
 from runs import ROOT
 
 
@@ -38,3 +38,10 @@ def test_a_trained_backbone_learns_at_a_tenth_of_the_rate(name, data):
     own = [rates[id(p)] for p in model.backbone.parameters() if p.requires_grad]
     assert own and own == pytest.approx([cfg.optimizer.lr / 10] * len(own))
     assert rates[id(model.decoder.stages[0].offsets.weight)] == cfg.optimizer.lr
+
+
+def test_without_a_seed_each_training_has_its_own(data):
+    images = [f"dataset.train_json={data}/train.json", f"dataset.train_images={data}/train", "train.seed=-1"]
+    cfg = load_config(str(ROOT / "configs/custom/tiny_cpu.py"), images)
+    model = instantiate(cfg.model)
+    assert load_train_data(cfg, model)[0].seed != load_train_data(cfg, model)[0].seed

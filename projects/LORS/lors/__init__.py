@@ -8,7 +8,7 @@ _HOMES = {
     "Bank": "lors.sharing",
     "GeneratedLowRank": "lors.sharing",
     "LowRank": "lors.sharing",
-    "add_lors_config": "lors.config",
+    "add_lors_config": "lors.yacs",
     "factorize": "lors.sharing",
     "merge": "lors.sharing",
     "share": "lors.sharing",

@@ -63,7 +63,7 @@ class AdaMixer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        from lors.config import model_arguments
+        from lors.yacs import model_arguments
 
         return model_arguments(cfg)
 

@@ -25,7 +25,7 @@ class Timm(Backbone):
         name: of a model that takes `features_only`, see `timm.list_models`.
         strides: of the outputs, which are the last of each of these strides.
         out_features: names for them.
-        frozen: keep its weights as they are; a step then takes a fraction of the time on a CPU.
+        frozen: keep its weights as they are, and have no backward pass through it.
         options: for the model, such as drop_path_rate, or img_size where it has a fixed one.
 
     Raises:

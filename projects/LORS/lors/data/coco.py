@@ -103,10 +103,9 @@ def register_split(split: str, dataset: Mapping[str, Any]) -> str | None:
     """Register the "train" or "test" part of a config's `dataset`; its name, or None without a test set.
 
     Args:
-        dataset: train_json, train_images, test_json and test_images as for `register_coco`, ~ is the home
-            folder; val_fraction, the
-            share of the training images to test on where there is no test_json; val_seed, which they follow
-            from; crowds_as_objects.
+        dataset: train_json, train_images, test_json and test_images as for `register_coco`, where ~ is the
+            home folder; val_fraction, about the share of the training images to test on where there is no
+            test_json; val_seed, which they follow from; crowds_as_objects.
 
     Raises:
         UserError: as `register_coco` does; val_fraction is not a share, or there is a test_json too.

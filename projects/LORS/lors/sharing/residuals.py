@@ -99,7 +99,8 @@ class GeneratedLowRank(Residual):
         (g, d, h), r = self.shape, self.rank
         B, A = (factor.to(dtype=dtype) for factor in (self.B[layer], self.A[layer]))
         with _own_precision(A):
-            # The numbers of q are the weight's last dimension, so they are B E's, and A^T goes before it.
+            # The last dimension of the weight is that of q, as it is of E. So B E is made first, and A^T is
+            # multiplied with it from the left: nothing has to be transposed.
             BE, Be = (
                 (B @ E.to(A).view(g, -1, r, E[0].numel() * r)).unflatten(-1, (r, -1)).transpose(1, 2)
                 for E in self.E[layer].parameters()
