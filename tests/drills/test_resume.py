@@ -11,13 +11,14 @@ import torch
 from lors.checkpoints import Checkpointer
 from runs import arguments, assert_one_line, command, losses, start, wait_for_iterations
 
-ITERATIONS = 10
+ITERATIONS, PERIOD, PATIENCE = 10, 3, 2
 
 
 def training(data, output, workers, *modes):
-    """With all the randomness of the recipe; checkpoints often."""
+    """With all the randomness of the recipe; checkpoints often. AP stays 0, so it ends early."""
     given = [a for a in arguments(data, output, *modes) if "augmentations" not in a]
     more = ("train.checkpointer.period=1", "train.checkpointer.max_to_keep=2", "train.ema_decay=0.8")
+    more += (f"train.eval_period={PERIOD}", f"train.patience={PATIENCE}")
     return [*given, f"train.max_iter={ITERATIONS}", f"dataloader.train.num_workers={workers}", *more]
 
 
@@ -27,8 +28,10 @@ def one_thread(args, run=command):
 
 @pytest.fixture(scope="module")
 def uninterrupted(data, tmp_path_factory):
+    """To its last iteration, with a checkpoint of each."""
     output = tmp_path_factory.mktemp("uninterrupted")
-    result = one_thread(training(data, output, 0))
+    more = ["train.patience=0", f"train.checkpointer.max_to_keep={ITERATIONS}"]
+    result = one_thread([*training(data, output, 0), *more])
     assert result.returncode == 0, result.stderr
     return output
 
@@ -41,13 +44,24 @@ def test_a_moving_average_is_not_lost_on_resuming(data, uninterrupted):
 
 
 def assert_same_ending(output, uninterrupted):
-    ours, theirs = (
-        torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, uninterrupted)
-    )
-    assert differences(ours, theirs) == []
+    """It ended where it had to, with the weights that the uninterrupted one had there.
+
+    An evaluation that was cut off is not made again, so that the best may be a later one.
+    """
+    best, final = load(output / "model_best.pth"), load(output / "model_final.pth")
+    assert best["iteration"] % PERIOD == PERIOD - 1
+    averaged = load(uninterrupted / f"model_{best['iteration']:07d}.pth")["ema"]
+    averaged = {f"module.{name}": averaged[f"module.{name}"] for name in best["model"]}
+    assert differences({f"module.{name}": weight for name, weight in best["model"].items()}, averaged) == []
+    last = min(best["iteration"] + PATIENCE * PERIOD, ITERATIONS - 1)
+    assert differences(final, load(uninterrupted / f"model_{last:07d}.pth")) == []
     # Each once; their values are medians of 20, which begin anew.
-    assert list(losses(output)) == list(range(ITERATIONS))
+    assert list(losses(output)) == list(range(last + 1))
     assert not list(output.glob(".unfinished-*"))
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
 
 
 def differences(ours, theirs, name=""):
@@ -107,7 +121,7 @@ def test_a_clean_stop_saves_and_names_the_command_to_go_on(number, data, uninter
     (line,) = [line for line in out.splitlines() if "which is saved; go on: " in line]
     assert number.name in line
     stopped = max(losses(tmp_path))
-    assert (tmp_path / f"model_{stopped:07d}.pth").exists() and stopped < ITERATIONS - 1
+    assert (tmp_path / f"model_{stopped:07d}.pth").exists() and stopped < PATIENCE * PERIOD
     again = shlex.split(line.partition("go on: python train_net.py ")[2])
     assert "--resume" in again
     result = one_thread(again)
@@ -146,7 +160,7 @@ def test_a_checkpoint_of_another_model_is_no_damage(tiny_model, tmp_path):
 
 def test_metrics_after_a_kill_are_whole_and_once(data, uninterrupted, tmp_path):
     for file in uninterrupted.iterdir():
-        if file.name in ("model_0000008.pth", "metrics.json"):
+        if file.name in ("model_0000007.pth", "model_best.pth", "metrics.json"):
             (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "metrics.json").open("a").write('{"iteration": 9, "total_l')
     result = one_thread(training(data, tmp_path, 0, "--resume"))

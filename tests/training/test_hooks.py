@@ -143,6 +143,11 @@ def test_training_ends_where_nothing_gets_better(tmp_path):
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 7
 
 
+def test_patience_begins_where_a_training_that_knows_no_best_is_resumed(tmp_path):
+    train(tmp_path, [3.0, 2.0], start=6, patience=2)
+    assert kept(tmp_path)[:2] == (3.0, 7)
+
+
 def test_a_metric_that_is_not_there_is_named(tmp_path, caplog):
     hooks = [Evaluation(1, lambda: {"bbox": {"AP": 1.0}})]
     hooks.append(BestCheckpointer(1, Checkpointer(Toy(), str(tmp_path)), Toy(), "bbox/AP5O"))

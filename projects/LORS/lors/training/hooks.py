@@ -125,10 +125,11 @@ class BestCheckpointer(HookBase):
     ) -> None:
         self.period, self.checkpointer, self.model = period, checkpointer, model
         self.metric, self.patience = metric, patience
-        self.best, self.iteration = -math.inf, -1
+        self.best = -math.inf
 
     def before_train(self) -> None:
         self.path = os.path.join(self.checkpointer.save_dir, "model_best.pth")
+        self.iteration = self.trainer.start_iter - 1  # patience begins here where nothing is known
         if self.trainer.start_iter > 0:
             with suppress(FileNotFoundError):
                 saved = read(self.path)
