@@ -108,6 +108,10 @@ def test_the_light_runtime_names_the_full_one(data, tmp_path):
     assert_one_line(result, "https://github.com/facebookresearch/detectron2")
 
 
+def test_a_negative_number_of_gpus(data, tmp_path):
+    assert_one_line(command(*arguments(data, tmp_path, "--num-gpus", "-1")), "--num-gpus -1")
+
+
 @pytest.mark.parametrize(
     "overrides, wanted",
     [

@@ -48,6 +48,8 @@ def run_program(main: Callable[[argparse.Namespace], None]) -> None:
     )
     parser.add_argument("--replay", metavar="FILE", help="compute again what FILE says was not finite")
     args = parser.parse_args()
+    if args.num_gpus < 0:
+        raise UserError(f"--num-gpus {args.num_gpus}: must be at least 1, or 0 for the CPU")
     signals: list[int] = []
     if args.num_gpus > 1:
         for number in (signal.SIGINT, signal.SIGTERM):
