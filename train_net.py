@@ -28,6 +28,7 @@ from lors import merge
 from lors.checkpoints import Checkpointer, load_detector
 from lors.checkpoints.about import check_held_out, describe
 from lors.checkpoints.checkpointer import first_readable, saved_in
+from lors.complexity import parameters
 from lors.data import Readable
 from lors.data.classes import Classes
 from lors.errors import UserError
@@ -93,6 +94,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
     with config_errors():  # all that training needs, before the first checkpoint is read
         model = build_model(cfg)
         logger.info("Model:\n%s", model)
+        sizes = parameters(model) / 1e6, parameters(model.decoder) / 1e6
+        logger.info("Parameters: %.2f M, of them %.2f M in the decoder", *sizes)
         cfg.optimizer.params.model = model
         optimizer = instantiate(cfg.optimizer)
         stream, images = load_train_data(cfg, model)

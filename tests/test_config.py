@@ -22,6 +22,7 @@ from lors import GeneratedLowRank, LowRank, add_lors_config
 from lors.checkpoints import load_detector, write
 from lors.checkpoints.about import describe
 from lors.data.classes import Classes
+from lors.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -120,6 +121,9 @@ def test_the_default_predictor_detects_what_predict_does(name, names, tmp_path):
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.pred_classes, expected.pred_classes)
+    cfg.MODEL.LORS.NUM_CLASSES += 1
+    with pytest.raises(UserError, match="NUM_CLASSES"):
+        DefaultPredictor(cfg)
 
 
 def test_the_default_predictor_runs_without_weights():

@@ -230,7 +230,7 @@ def test_the_command(sides, sizes, weights, command, tmp_path, capsys):
     "args, wanted",
     [
         (["program.engine"], ["program.engine", ".onnx, .pt2"]),
-        (["program.pt2", "--height=-3"], ["-3 x 1344"]),
+        (["program.pt2", "--height=-3"], ["-3 x 1333"]),
         (["program.pt2", "--width=0"], [" x 0"]),
         (["program.pt2", "model.queries.num_querys=3"], ["model.queries.num_queries"]),
         (["program.pt2", "--weights=nowhere.pth"], ["nowhere.pth"]),

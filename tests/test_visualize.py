@@ -93,6 +93,27 @@ def test_the_first_readable_images_truth_left_detections_right(dataset, tmp_path
     assert (panel(alone, 0, SIZES[0]) == panel(sheet, 0, SIZES[0])).all()
 
 
+def test_the_images_are_from_all_over_a_large_dataset(tmp_path):
+    grey = [40 * i for i in range(6)]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 20, "height": 20} for i in range(6)]
+    for i, value in enumerate(grey):
+        Image.new("RGB", (20, 20), (value,) * 3).save(tmp_path / f"{i}.png")
+    box = {"category_id": 7, "bbox": [2, 2, 4, 4], "area": 16, "iscrowd": 0}
+    content = {
+        "info": {},
+        "images": images,
+        "annotations": [{**box, "id": i + 1, "image_id": i} for i in range(6)],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    dataset = register_coco(str(tmp_path / "test.json"), str(tmp_path))
+    sheet = draw(dataset, tmp_path, [], images=3)
+    DatasetCatalog.remove(dataset)
+    MetadataCatalog.remove(dataset)
+    shown = [panel(sheet, place, (20, 20))[-1, -1, 0] for place in (0, 2, 4)]
+    assert shown == [grey[0], grey[2], grey[4]]
+
+
 def test_truth_and_detections_are_where_their_boxes_are(dataset, tmp_path):
     sheet = draw(dataset, tmp_path, [detection(10)])
     # The image is enlarged three times; boxes are 5, 5, 20, 30 and 60, 40, 30, 20.

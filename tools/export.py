@@ -8,8 +8,9 @@
 Overrides of the config may follow, as for train_net.py. A LORS bank is merged first. A .pt2 is for the
 device that it is made on, train.device.
 
-Input: image (1, 3, H, W), float32 from 0 to 255, channels in the config's image_format, resized and not
-padded. Output, best first: boxes (N, 4) as x0, y0, x1, y1 in pixels of that image, scores (N,), classes (N,).
+Input: image (1, 3, H, W), float32 from 0 to 255, channels in the config's image_format, resized as in
+evaluation and not padded: H and W are what that gives, so images of several shapes want --dynamic. Output,
+best first: boxes (N, 4) as x0, y0, x1, y1 in pixels of that image, scores (N,), classes (N,).
 """
 
 from __future__ import annotations
@@ -29,10 +30,8 @@ from lors.training.errors import one_line_errors
 
 
 def _largest(cfg: DictConfig) -> tuple[int, int]:
-    """Height and width of the largest wide image in evaluation, padded; COCO's where it is not resized."""
-    sizes = [(step.short_edge_length, step.max_size) for step in resizes(cfg)] or [(800, 1333)]
-    stride = max(cfg.model.decoder.strides)
-    return tuple(-(-side // stride) * stride for side in sizes[0])
+    """Height and width of the widest image in evaluation; COCO's where it is not resized."""
+    return next(((step.short_edge_length, step.max_size) for step in resizes(cfg)), (800, 1333))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,8 +40,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the detector")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint of that config")
-    parser.add_argument("--height", type=int, help="of every image (default: the config's test size)")
-    parser.add_argument("--width", type=int, help="of every image (default: the config's test size)")
+    parser.add_argument("--height", type=int, help="of every image (default: of the widest in evaluation)")
+    parser.add_argument("--width", type=int, help="of every image (default: of the widest in evaluation)")
     parser.add_argument(
         "--dynamic", action="store_true", help="any height and width of more than the largest stride"
     )

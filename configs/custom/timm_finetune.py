@@ -2,7 +2,7 @@
 
     python tools/convert.py --timm tf_efficientnet_lite0 output/lite0.pth    # timm downloads them
     python train_net.py --config-file configs/custom/timm_finetune.py \
-        train.init_checkpoint=output/lite0.pth dataset.train_json=... dataset.train_images=...
+        dataset.train_json=... dataset.train_images=...
 """
 
 from detectron2.config import LazyCall as L
@@ -24,4 +24,5 @@ model.fixed_statistics = True
 optimizer.params.base_lr = "${optimizer.lr}"
 optimizer.params.lr_factor_func = L(backbone_rate)(factor=0.1)
 
+train.init_checkpoint = "output/lite0.pth"
 train.output_dir = "./output/timm_finetune"

@@ -99,14 +99,16 @@ def test_missing_paths(tmp_path, monkeypatch, argument, missing, root):
     else:
         monkeypatch.setenv("DETECTRON2_DATASETS", root)
     shown = "is not set" if root is None else "'/some/where'"
-    for path, problem in [("/no/such", "'/no/such' does not exist"), ("", "is empty")]:
-        paths = list(write(tmp_path / (problem[-5:])))
+    for path in ("no/such", "/no/such", ""):
+        problem = f"{path!r} does not exist" if path else "is empty"
+        paths = list(write(tmp_path / f"set{len(path)}"))
         paths[argument] = path
         with pytest.raises(UserError) as error:
             register_coco(*paths)
         message = str(error.value)
         assert message.startswith(f"{missing} {problem}")
-        assert "DETECTRON2_DATASETS" in message and shown in message
+        relative = path == "no/such"
+        assert ("DETECTRON2_DATASETS" in message) == (shown in message) == relative
         assert "\n" not in message
 
 

@@ -108,6 +108,22 @@ def test_the_light_runtime_names_the_full_one(data, tmp_path):
     assert_one_line(result, "https://github.com/facebookresearch/detectron2")
 
 
+def test_a_finished_training_is_written_over_by_itself_alone(trained, data, tmp_path):
+    output = shutil.copytree(trained[0], tmp_path / "output")
+    final = (output / "model_final.pth").read_bytes()
+    where = f"train.output_dir={output}"
+    config = (output / "config.yaml").read_text().replace(str(trained[0]), str(output))
+    (output / "config.yaml").write_text(config)
+    args = [*arguments(data, trained[0]), "train.eval_period=4", where]
+    assert_one_line(command(*args, "model.criterion.giou_weight=3"), str(output), "giou_weight: 2.0")
+    assert (output / "model_final.pth").read_bytes() == final
+    assert (output / "config.yaml").read_text() == config
+    (output / "model_final.pth").write_bytes(b"")
+    result = command(*args)
+    assert result.returncode == 0, result.stderr
+    assert (output / "model_final.pth").stat().st_size > 0
+
+
 def test_a_negative_number_of_gpus(data, tmp_path):
     assert_one_line(command(*arguments(data, tmp_path, "--num-gpus", "-1")), "--num-gpus -1")
 

@@ -40,7 +40,7 @@ def draw_results(
 ) -> None:
     """Draw what an evaluation left behind, the ground truth left, the detections right.
 
-    Drawn are the first images of the dataset that can be read, those with annotations before the others.
+    Drawn are images from all over the dataset, those with annotations before the others.
 
     Args:
         dataset: its name in Detectron2's catalogs.
@@ -55,8 +55,7 @@ def draw_results(
     indices = metadata.thing_dataset_id_to_contiguous_id
     sure = [result for result in json.loads(Path(results).read_text()) if result["score"] >= SURE]
     panels: list[Image.Image] = []
-    # The sort keeps the order among those with annotations and among those without.
-    for record in sorted(DatasetCatalog.get(dataset), key=lambda record: not record["annotations"]):
+    for record in _spread(DatasetCatalog.get(dataset), images):
         if len(panels) == 2 * images:
             break
         try:
@@ -73,6 +72,13 @@ def draw_results(
     if not panels:
         raise UserError(f"dataset {dataset}: there is no image to draw that can be read")
     save(_arrange(panels), path)
+
+
+def _spread(records: Sequence[dict], number: int) -> list[dict]:
+    """In such an order that the first `number` are from all over; without annotations come last."""
+    order = sorted(records, key=lambda record: not record["annotations"])
+    step = max(1, sum(bool(record["annotations"]) for record in records) // number)
+    return [record for first in range(step) for record in order[first::step]]
 
 
 def draw_detections(image: Image.Image, instances: Instances, names: Sequence[str]) -> Image.Image:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config import CfgNode, instantiate
+from torch import nn
 
 from lors.adamixer import Decoder, HungarianMatcher, Neck, Queries, SetCriterion
 from lors.checkpoints.about import resizes
 from lors.config import lors_bank
+from lors.errors import UserError
 from lors.model_zoo import get_config
 from lors.sharing import Bank
 
@@ -73,7 +75,9 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
     if node.CONFIG:
         model = get_config(node.CONFIG).model
         model.decoder.num_classes = node.NUM_CLASSES
-        return {name: instantiate(part) for name, part in model.items() if name != "_target_"}
+        arguments = {name: instantiate(part) for name, part in model.items() if name != "_target_"}
+        arguments["decoder"].register_load_state_dict_post_hook(_refuse_other_classes)
+        return arguments
     backbone = build_backbone(cfg)
     in_features = cfg.MODEL.RESNETS.OUT_FEATURES
     outputs = [backbone.output_shape()[name] for name in in_features]
@@ -92,6 +96,13 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         pixel_std=cfg.MODEL.PIXEL_STD,
         max_detections=max(100, node.NUM_QUERIES),
     )
+
+
+def _refuse_other_classes(decoder: nn.Module, keys: Any) -> None:
+    """Detectron2's checkpointer leaves out what does not fit, and would go on with random classifiers."""
+    missing = [name for name in keys.missing_keys if ".classify." in name or ".regress." in name]
+    if missing and all(".classify." in name for name in missing):
+        raise UserError(f"MODEL.LORS.NUM_CLASSES={decoder.num_classes}: the weights have another number")
 
 
 def _bank(node: CfgNode) -> Bank | None:

@@ -23,7 +23,7 @@ def describe(cfg: DictConfig, classes: Classes) -> About:
     return {
         "names": list(classes.names),
         "ids": list(classes.ids),
-        "image_format": cfg.dataloader.test.mapper.image_format,
+        "image_format": cfg.dataloader.train.mapper.image_format,
         "test_size": [[step["short_edge_length"], step["max_size"]] for step in steps],
         "held_out": _held_out(cfg),
     }

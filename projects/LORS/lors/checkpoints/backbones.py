@@ -109,7 +109,10 @@ def from_backbone(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
     if found is None:
         signs = ", ".join(sign for sign, _ in KINDS.values())
         names = ", ".join(list(state_dict)[:3])
-        raise UserError(f"no backbone: looked for {signs}, decoder.* and roi_head.*; found {names}")
+        raise UserError(
+            f"no backbone: looked for {signs}, decoder.* and roi_head.*; found {names}. "
+            "tools/convert.py --timm NAME FILE OUT brings timm's"
+        )
     kind, rules = found
     used = {f"backbone.{name}": tensor for name, tensor in own.items() if not _UNUSED.fullmatch(name)}
     converted, unknown = to_ours(used, rules)

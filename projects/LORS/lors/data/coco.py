@@ -270,10 +270,11 @@ def _place(file_name: str, seed: int) -> float:
 def _check_exists(argument: str, path: str) -> None:
     if path and os.path.exists(path):
         return
-    problem = f"{argument} {str(path)!r} does not exist" if path else f"{argument} is empty"
+    if not path:
+        raise UserError(f"{argument} is empty")
     root = os.environ.get("DETECTRON2_DATASETS")
     where = "DETECTRON2_DATASETS is " + (repr(root) if root is not None else "not set")
-    raise UserError(f"{problem} ({where})")
+    raise UserError(f"{argument} {str(path)!r} does not exist" + f" ({where})" * (not os.path.isabs(path)))
 
 
 @functools.cache

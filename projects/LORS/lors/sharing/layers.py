@@ -21,10 +21,10 @@ def find_layers(model: nn.Module, layers: str) -> list[nn.Module]:
     Raises:
         ValueError: there is no such container.
     """
-    path, start, stop = _parse(model, layers)
+    path, part = _parse(model, layers)
     container = model.get_submodule(path)
     # A layer that is there twice counts twice, which `children` would hide.
-    return [layer for layer in container._modules.values() if layer is not None][slice(start, stop)]
+    return [layer for layer in container._modules.values() if layer is not None][part]
 
 
 def find_owner(model: nn.Module, layers: str) -> nn.Module:
@@ -32,22 +32,24 @@ def find_owner(model: nn.Module, layers: str) -> nn.Module:
     path = _parse(model, layers)[0].rpartition(".")[0]
     while isinstance(model.get_submodule(path), _CONTAINERS):
         if not path:
-            raise ValueError(f"{layers!r}: the model must not be a {type(model).__name__} itself")
+            raise ValueError(
+                f"{layers!r}: a {type(model).__name__} has no place for a bank; make it a part of a module"
+            )
         path = path.rpartition(".")[0]
     return model.get_submodule(path)
 
 
-def _parse(model: nn.Module, layers: str) -> tuple[str, int | None, int | None]:
+def _parse(model: nn.Module, layers: str) -> tuple[str, slice]:
     if not isinstance(layers, str):
         raise ValueError(f"layers is a {type(layers).__name__}: it must be a path such as 'encoder.layers'")
-    path, *ends = re.fullmatch(r"(.*?)(?:\[(-?\d+)?:(-?\d+)?\])?", layers, re.DOTALL).groups()
+    part = r"\[(-?\d+)?:(-?\d+)?(?::(-?[1-9]\d*)?)?\]"
+    path, *ends = re.fullmatch(rf"(.*?)(?:{part})?", layers, re.DOTALL).groups()
     known = dict(model.named_modules())
-    if not path or path not in known:
+    if path not in known or not (path or isinstance(model, _CONTAINERS)):
         stacks = [name for name, module in known.items() if isinstance(module, _CONTAINERS) and name]
         nearest = difflib.get_close_matches(path, stacks or [name for name in known if name], 1, 0)
         raise ValueError(f"{layers!r}: no such layers in the model; the nearest are {nearest}")
-    start, stop = (int(end) if end else None for end in ends)
-    return path, start, stop
+    return path, slice(*(int(end) if end else None for end in ends))
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -185,6 +185,8 @@ class Picture(HookBase):
             self.after_train()
 
     def after_train(self) -> None:
+        if not os.path.exists(os.path.join(self.folder, "metrics.json")):
+            return  # nothing has been logged yet
         try:
             draw_training(self.folder)
         except Exception as error:  # a picture is not worth a training

@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import detectron2
+from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -88,6 +90,8 @@ def set_up(args: argparse.Namespace) -> DictConfig:
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
         cfg.train.output_dir = os.path.expanduser(cfg.train.output_dir)
+        if comm.is_main_process() and not (args.resume or args.eval_only or args.replay):
+            _keep_finished(cfg)
         config = Path(cfg.train.output_dir, "config.yaml")
         trained = config.read_bytes() if (args.eval_only or args.replay) and config.is_file() else b""
         default_setup(cfg, args)
@@ -96,6 +100,26 @@ def set_up(args: argparse.Namespace) -> DictConfig:
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="lors")
     logger.info("Detectron2 %s from %s", detectron2.__version__, os.path.dirname(detectron2.__file__))
     return cfg
+
+
+def _keep_finished(cfg: DictConfig) -> None:
+    """A training may write over a finished one of the same config, whose results it gives again.
+
+    Raises:
+        UserError: the output folder has a finished one of another config.
+    """
+    folder = Path(cfg.train.output_dir)
+    config = folder / "config.yaml"
+    if not (config.is_file() and (folder / "model_final.pth").exists()):
+        return
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+        LazyConfig.save(cfg, file.name)
+        ours, theirs = (path.read_text().splitlines() for path in (Path(file.name), config))
+    if other := [line.strip() for line in theirs if line not in ours] or set(ours) - set(theirs):
+        raise UserError(
+            f"{folder} has a finished training of another config ({next(iter(other)).strip()}): "
+            "train.output_dir=... for this one, --resume to go on with that one, or remove it"
+        )
 
 
 @contextmanager
