@@ -149,6 +149,9 @@ that the config builds, with fvcore (a multiply-add is one operation) for an ima
 these models has been trained here: the AP is the paper's, and there is no checkpoint to download yet.
 Whoever trains one publishes it with `python tools/publish.py OUTPUT_DIR`: [how](docs/model_zoo.md).
 
+Time and memory of a training step on an H200: [docs/gpu.md](docs/gpu.md). Small detectors that were trained
+here, with several seeds: [docs/studies](docs/studies/README.md).
+
 A batch is 16 images over 8 GPUs. With fewer, `--auto-scale` scales batch and learning rate together;
 `--resume` goes on, `--eval-only train.init_checkpoint=FILE` evaluates. The backbones start from ImageNet
 weights, Detectron2's of ResNet and the authors' of Swin-S, which are downloaded when first used.
