@@ -6,8 +6,8 @@
 
 The study is configs/studies/NAME.py, see docs/studies/README.md. Each run is train_net.py in a process of its
 own with one thread, in output/studies/NAME/ARM/SEED. The same command goes on where a stopped one was: what
-is finished is not run again, what was begun resumes. After each run docs/studies/NAME.json, .md and .png are
-written anew.
+is finished, here or in another study, is not run again, what was begun resumes. After each run
+docs/studies/NAME.json, .md and .png are written anew.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,21 @@ def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
     return runs
 
 
+def adopt(run: Run) -> None:
+    """Takes over what a run of another study with the same settings has; test images are looked at anew."""
+
+    def but_the_folder(settings: dict[str, Any]) -> dict[str, Any]:
+        return {**settings, "train": {**settings["train"], "output_dir": ""}}
+
+    for path in sorted(OUTPUT.glob("*/*/*/study.json")):
+        known = json.loads(path.read_text())
+        if "val" in known and but_the_folder(known.pop("settings")) == but_the_folder(run.settings):
+            known.pop("test", None)
+            shutil.copytree(path.parent, run.folder, ignore=shutil.ignore_patterns("test", path.name))
+            run.note(**known)
+            return
+
+
 def lock_study(folder: Path) -> IO[str]:
     """A file that is locked as long as this process or a run that inherits it lives."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,6 +226,9 @@ def main() -> None:
     lock = lock_study(folder)
     val, test = data_overrides(study)
     runs = plan(study, val, folder)
+    for run in runs:
+        if not run.folder.exists():
+            adopt(run)
     part = "test" if args.test else "val"
     if args.test and any("val" not in run.result() for run in runs):
         raise UserError("the test images are looked at once: first let all runs finish, without --test")

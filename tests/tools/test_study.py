@@ -164,6 +164,28 @@ def test_a_result_of_other_settings_is_not_taken(study, tmp_path):
         run._replace(settings={"a": 1, "b": 3}).result()
 
 
+def test_what_another_study_has_is_not_run_again(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "OUTPUT", tmp_path)
+
+    def run(name: str, **settings: int) -> study.Run:
+        folder = tmp_path / name / "LORS" / "1"
+        of_train = {"train": {"seed": 1, "output_dir": str(folder)}, **settings}
+        return study.Run("LORS", 1, folder, "c.py", [], iterations=9, parameters=5, settings=of_train)
+
+    theirs = run("first", a=1)
+    (theirs.folder / "test").mkdir(parents=True)
+    (theirs.folder / "model_final.pth").write_text("weights")
+    theirs.note(seconds=1.0)
+    study.adopt(run("early", a=1))
+    theirs.note(val={"AP": 2.0}, test={"AP": 3.0})
+    same, other = run("second", a=1), run("third", a=2)
+    for each in (same, other):
+        study.adopt(each)
+    assert same.result() == {"seconds": 1.0, "val": {"AP": 2.0}}
+    assert {file.name for file in same.folder.iterdir()} == {"model_final.pth", "study.json"}
+    assert not other.folder.exists() and not (tmp_path / "early").exists()
+
+
 def test_a_run_that_a_killed_study_left_keeps_the_study_locked(study, tmp_path):
     lock = study.lock_study(tmp_path)
     with subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()]) as left:
