@@ -8,7 +8,6 @@
 from detectron2.config import LazyCall as L
 
 from lors.backbones.timm import Timm
-from lors.training.schedule import backbone_rate
 
 from .tiny_cpu import dataloader, dataset, lr_multiplier, model, optimizer, train
 
@@ -21,8 +20,7 @@ model.pixel_mean = model.pixel_std = [127.5, 127.5, 127.5]
 model.fixed_statistics = True
 
 # It has learnt already; a tenth of the rate keeps what it knows.
-optimizer.params.base_lr = "${optimizer.lr}"
-optimizer.params.lr_factor_func = L(backbone_rate)(factor=0.1)
+optimizer.params.lr_factor_func.backbone = 0.1
 
 train.init_checkpoint = "output/lite0.pth"
 train.output_dir = "./output/timm_finetune"

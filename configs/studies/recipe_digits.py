@@ -5,9 +5,10 @@ _adaptive = ("channel", "spatial")
 _alike = "model.criterion.stage_weights=null"
 
 
-# The rate divided by the square root of the 4 stages, as a shared weight's gradient is the sum of theirs.
-_slow = "{lr:0.00065}"
-_slow_shared = f"optimizer.params.overrides={{content:{{lr:0.01}},shared:{_slow},shared_bias:{_slow}}}"
+# Divided by the square root of the 4 stages, as a shared weight's gradient is the sum of theirs.
+_slow_shared = "optimizer.params.lr_factor_func.shared=0.5"
+# What is private is a product of factors that all move.
+_slow_private = "optimizer.params.lr_factor_func.private=0.25"
 _late = [
     *(f"{_bank}.{name}.groups=[1,1,1,3]" for name in _adaptive),
     f"{_bank}.output.groups=[1,1,1,2]",
@@ -20,6 +21,7 @@ study.arms = {
     "plain, losses alike": dict(overrides=[*study.arms.plain.overrides, _alike]),
     "LORS": study.arms.LORS,
     "LORS, losses alike": dict(overrides=[_alike]),
+    "slow private": dict(overrides=[_slow_private]),
     "slow shared": dict(overrides=[_slow_shared]),
     "late": dict(overrides=_late),
     "late, slow shared": dict(overrides=[*_late, _slow_shared]),

@@ -28,16 +28,30 @@ def test_auto_scale_scales_every_rate(config, content):
 def test_a_trained_backbone_learns_at_a_tenth_of_the_rate(name, data):
     images = [f"dataset.train_json={data}/train.json", f"dataset.train_images={data}/train"]
     cfg = load_config(str(ROOT / f"configs/custom/{name}.py"), images)
-    model = instantiate(cfg.model)
-    cfg.optimizer.params.model = model
-    rates = {
-        id(parameter): group["lr"]
-        for group in instantiate(cfg.optimizer).param_groups
-        for parameter in group["params"]
-    }
+    model, rates = rates_of(cfg)
     own = [rates[id(p)] for p in model.backbone.parameters() if p.requires_grad]
     assert own and own == pytest.approx([cfg.optimizer.lr / 10] * len(own))
     assert rates[id(model.decoder.stages[0].offsets.weight)] == cfg.optimizer.lr
+
+
+def rates_of(cfg):
+    """The model, and each parameter's learning rate."""
+    model = cfg.optimizer.params.model = instantiate(cfg.model)
+    groups = instantiate(cfg.optimizer).param_groups
+    return model, {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+
+
+def test_what_is_shared_and_what_is_private_have_rates_of_their_own():
+    factors = [f"optimizer.params.lr_factor_func.{part}" for part in ("shared=0.5", "private=0.25")]
+    cfg = load_config(str(ROOT / "configs/digits/lors_digits.py"), factors)
+    model, rates = rates_of(cfg)
+    lr = cfg.optimizer.lr
+    for residual in model.decoder.bank.residuals().values():
+        for name, parameter in residual.named_parameters():
+            assert rates[id(parameter)] == pytest.approx(lr * (0.5 if name.startswith("shared") else 0.25))
+    inside = set(map(id, model.decoder.bank.parameters()))
+    rest = {id(p) for p in model.parameters()} - inside - {id(model.queries.content)}
+    assert inside and {rates[key] for key in rest} == {lr}
 
 
 def test_without_a_seed_each_training_has_its_own(data):

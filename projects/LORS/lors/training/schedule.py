@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from detectron2.solver import WarmupParamScheduler
@@ -28,6 +29,16 @@ def warm_up(
     return WarmupParamScheduler(scheduler, factor, min(iterations / max_iter, 1.0), "linear")
 
 
-def backbone_rate(factor: float) -> Callable[[str], float]:
-    """For Detectron2's `lr_factor_func`: the factor of a trained backbone's learning rate, 1 for all else."""
-    return lambda name: factor if name.startswith("backbone.") else 1.0
+def rates(backbone: float = 1.0, shared: float = 1.0, private: float = 1.0) -> Callable[[str], float]:
+    """For Detectron2's `lr_factor_func`: factors of the learning rate, 1 for what is none of these.
+
+    Args:
+        backbone: less where it has learnt already.
+        shared, private: of a bank's shared weights; and of its B, A and E.
+    """
+    parts = {
+        r"backbone\..*": backbone,
+        r"(.*\.)?bank\..*\.shared(_bias)?": shared,
+        r"(.*\.)?bank\..*\.[BAE]\..*": private,
+    }
+    return lambda name: next((rate for part, rate in parts.items() if re.fullmatch(part, name)), 1.0)
