@@ -4,11 +4,11 @@ _bank = "model.decoder.bank.residual"
 _adaptive = ("channel", "spatial")
 _alike = "model.criterion.stage_weights=null"
 
-
-# Divided by the square root of the 4 stages, as a shared weight's gradient is the sum of theirs.
-_slow_shared = "optimizer.params.lr_factor_func.shared=0.5"
+_rate = "optimizer.params.lr_factor_func"
 # What is private is a product of factors that all move.
-_slow_private = "optimizer.params.lr_factor_func.private=0.25"
+_slow_private = f"{_rate}.private=0.25"
+# A shared weight's gradient is the sum of four stages': the rate is divided by the square root of 4.
+_slow_shared = f"{_rate}.shared=0.5"
 _late = [
     *(f"{_bank}.{name}.groups=[1,1,1,3]" for name in _adaptive),
     f"{_bank}.output.groups=[1,1,1,2]",
@@ -18,22 +18,25 @@ study.title = "What brings LORS level with plain at half its decoder's parameter
 study.reference = "plain"
 study.arms = {
     "plain": study.arms.plain,
-    "plain, losses alike": dict(overrides=[*study.arms.plain.overrides, _alike]),
     "LORS": study.arms.LORS,
-    "LORS, losses alike": dict(overrides=[_alike]),
     "slow private": dict(overrides=[_slow_private]),
+    "slower private": dict(overrides=[f"{_rate}.private=0.0625"]),
     "slow shared": dict(overrides=[_slow_shared]),
-    "late": dict(overrides=_late),
-    "late, slow shared": dict(overrides=[*_late, _slow_shared]),
-    "attention and FFN too": dict(config="configs/digits/lors_all_digits.py"),
+    "late, slow private": dict(overrides=[*_late, _slow_private]),
+    "attention and FFN too, slow private": dict(
+        config="configs/digits/lors_all_digits.py", overrides=[_slow_private]
+    ),
     # What sharing attention and FFN saves pays for two more stages.
-    "attention and FFN too, 6 stages": dict(
+    "the same with 6 stages": dict(
         config="configs/digits/lors_all_digits.py",
         overrides=[
             "model.decoder.num_stages=6",
             "model.criterion.stage_weights=[0.1,0.5,1,1,1,1]",
             *(f"{_bank}.{name}.groups=[1,1,1,1,2,2]" for name in _adaptive),
             f"{_bank}.output.rank=8",
+            _slow_private,
         ],
     ),
+    "plain, losses alike": dict(overrides=[*study.arms.plain.overrides, _alike]),
+    "LORS, losses alike": dict(overrides=[_alike]),
 }
