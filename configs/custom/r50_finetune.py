@@ -11,7 +11,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 from fvcore.common.param_scheduler import CosineParamScheduler
 
-from lors.training.schedule import rates, warm_up
+from lors.training.schedule import warm_up
 
 from ..lors_r50_1x import model, optimizer, train
 from .tiny_cpu import dataloader, dataset
@@ -31,8 +31,7 @@ dataloader.train.total_batch_size = 8
 model.decoder.num_classes = _tiny.decoder.num_classes
 
 optimizer.lr = 1e-4
-optimizer.params.base_lr = "${optimizer.lr}"
-optimizer.params.lr_factor_func = L(rates)(backbone=0.1)
+optimizer.params.lr_factor_func.backbone = 0.1
 lr_multiplier = L(warm_up)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.01),
     iterations=100,

@@ -5,7 +5,6 @@ from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from lors.data import register_digits
-from lors.training.schedule import rates
 
 from ..common.data.coco import dataloader
 from ..common.models.small import model
@@ -27,7 +26,6 @@ model.decoder.strides = [4, 8, 16]
 model.criterion.stage_weights = [0.1, 0.5, 1.0, 1.0]
 
 optimizer.lr = 1.3e-3
-optimizer.params.update(base_lr="${optimizer.lr}", lr_factor_func=L(rates)(backbone=1, shared=1, private=1))
 # Queries start far from where they end, and Adam moves each of their numbers by about the rate a step.
 optimizer.params.overrides = dict(content=dict(lr=1e-2))
 lr_multiplier = L(WarmupParamScheduler)(
