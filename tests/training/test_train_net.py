@@ -261,6 +261,7 @@ def test_fine_tuning_to_some_classes_without_a_test_set(trained, data, tmp_path)
     assert "No test set" in result.stdout and "AP50" not in result.stdout
     tuned = torch.load(tmp_path / "output" / "model_final.pth", weights_only=True)
     assert tuned["about"]["names"] == ["3", "2", "1", "0"] and tuned["about"]["ids"] == [7, 8, 9, 10]
+    (tmp_path / "output" / "model_final.pth").unlink()  # or it would not be written over
     result = command(*args, "dataset.val_fraction=0.5")
     assert result.returncode == 0, result.stderr
     assert "AP50" in result.stdout and "has checkpoints, which this training writes over" in result.stdout

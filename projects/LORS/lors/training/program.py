@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import sys
@@ -114,10 +115,12 @@ def _keep_finished(cfg: DictConfig) -> None:
         return
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
         LazyConfig.save(cfg, file.name)
-        ours, theirs = (path.read_text().splitlines() for path in (Path(file.name), config))
-    if other := [line.strip() for line in theirs if line not in ours] or set(ours) - set(theirs):
+        ours, theirs = (re.split(r"[{},\n] *", path.read_text()) for path in (Path(file.name), config))
+    other = [f"{pair} there" for pair in theirs if pair not in ours]
+    other += [f"{pair} here" for pair in ours if pair not in theirs]
+    if other:
         raise UserError(
-            f"{folder} has a finished training of another config ({next(iter(other)).strip()}): "
+            f"{folder} has a finished training of another config ({', '.join(other[:1] + other[-1:])}): "
             "train.output_dir=... for this one, --resume to go on with that one, or remove it"
         )
 
