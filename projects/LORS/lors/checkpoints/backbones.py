@@ -110,8 +110,8 @@ def from_backbone(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
         signs = ", ".join(sign for sign, _ in KINDS.values())
         names = ", ".join(list(state_dict)[:3])
         raise UserError(
-            "no backbone (tools/convert.py --timm NAME FILE OUT brings others of timm): "
-            f"looked for {signs}, decoder.* and roi_head.*; found {names}"
+            f"no backbone: looked for {signs}, decoder.* and roi_head.* (tools/convert.py --timm NAME FILE "
+            f"OUT brings timm's others); found {names}"
         )
     kind, rules = found
     used = {f"backbone.{name}": tensor for name, tensor in own.items() if not _UNUSED.fullmatch(name)}
