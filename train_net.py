@@ -136,6 +136,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         main_process = comm.is_main_process()
         trainer.register_hooks(
             [
+                Evaluation(cfg.train.eval_period, lambda: do_test(cfg, tested)) if has_test_set else None,
+                best,
                 hooks.IterationTimer(),
                 SeedSteps(stream),
                 finite,
@@ -143,16 +145,17 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 ClassError(),
                 hooks.LRScheduler(scheduler=schedule),
                 average,
-                hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
-                Evaluation(cfg.train.eval_period, lambda: do_test(cfg, tested)) if has_test_set else None,
-                best,
                 StopOnSignal(checkpointer),  # the writer comes after it and writes no iteration twice
                 hooks.PeriodicWriter(
                     default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
                 )
                 if main_process
                 else None,
-                Picture(cfg.train.output_dir, cfg.train.eval_period) if main_process else None,
+                # After the writer: what is saved has been logged.
+                hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
+                Picture(cfg.train.output_dir, cfg.train.eval_period, cfg.train.log_period)
+                if main_process
+                else None,
             ]
         )
     wanted = settings_of(optimizer)

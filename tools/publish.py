@@ -60,8 +60,8 @@ def results_of(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     last = checkpoint["iteration"]
     lines = (folder / "metrics.json").read_text().splitlines()
     lines = [json.loads(line) for line in lines if line.endswith("}")]
-    # The evaluation after the last iteration has the number of the one that would follow.
-    aps = [line["bbox/AP"] for line in lines if "bbox/AP" in line and line["iteration"] in (last, last + 1)]
+    # An evaluation has the number of the iteration that follows.
+    aps = [line["bbox/AP"] for line in lines if "bbox/AP" in line and line["iteration"] == last + 1]
     timed = [line for line in lines if "time" in line and line["iteration"] <= last]
     starts = [-1, *(line["iteration"] for line in timed)]
     steps = [line["iteration"] - before for line, before in zip(timed, starts)]

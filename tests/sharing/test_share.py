@@ -88,7 +88,9 @@ def test_what_is_read_without_gradients_has_them_where_they_are_wanted():
     same(model.bank.table.shared.grad, sum(layer.table.grad for layer in merged.layers), 1e-4)
 
 
-@pytest.mark.parametrize("part, chosen", [("[1:]", {1, 2}), ("[:-1]", {0, 1}), ("[::2]", {0, 2})])
+@pytest.mark.parametrize(
+    "part, chosen", [("[1:]", {1, 2}), ("[:-1]", {0, 1}), ("[-2:]", {1, 2}), ("[::2]", {0, 2})]
+)
 def test_a_part_of_a_container(part, chosen):
     model = model_of()
     share(model, f"layers{part}", LowRank(2))

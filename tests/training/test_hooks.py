@@ -79,7 +79,8 @@ def test_the_average_follows_the_weights():
 
 
 def train(folder: Path, scores: Sequence[float], start: int = 0, patience: int = 0) -> list[torch.Tensor]:
-    """With an evaluation each second iteration, whose metric is `scores`; a missing one kills the training.
+    """Evaluates before each second iteration, also where it is resumed; the metric is `scores`, and a missing
+    one kills the training.
 
     Returns the average of a weight after each iteration.
     """
@@ -121,7 +122,7 @@ def test_a_resumed_training_knows_what_was_best(tmp_path):
     before = (tmp_path / "model_best.pth").read_bytes()
     train(tmp_path, [20.0, 29.0], start=4)
     assert (tmp_path / "model_best.pth").read_bytes() == before
-    train(tmp_path, [float("nan"), 40.0], start=8)  # and the last is that of the end
+    train(tmp_path, [30.0, float("nan"), 40.0], start=8)  # and the last is that of the end
     assert kept(tmp_path)[:2] == (40.0, 11)
     train(tmp_path, [])  # another training, killed before its first
     assert not (tmp_path / "model_best.pth").exists()
@@ -130,7 +131,7 @@ def test_a_resumed_training_knows_what_was_best(tmp_path):
 
 
 def test_training_ends_where_nothing_gets_better(tmp_path):
-    for start, scores in ((0, [10.0, 30.0, 30.0]), (6, [5.0])):  # killed and resumed
+    for start, scores in ((0, [10.0, 30.0, 30.0]), (6, [30.0, 5.0])):  # killed and resumed
         if start:
             with pytest.raises(NoBetter, match="2 evaluations without a better bbox/AP than 30"):
                 train(tmp_path, scores, start, patience=2)
@@ -139,12 +140,12 @@ def test_training_ends_where_nothing_gets_better(tmp_path):
     final = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert final["iteration"] == final["trainer"]["iteration"] == 7
     with pytest.raises(NoBetter):  # and has ended
-        train(tmp_path, [], start=8, patience=2)
+        train(tmp_path, [5.0], start=8, patience=2)
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 7
 
 
 def test_patience_begins_where_a_training_that_knows_no_best_is_resumed(tmp_path):
-    train(tmp_path, [3.0, 2.0], start=6, patience=2)
+    train(tmp_path, [float("nan"), 3.0, 2.0], start=6, patience=2)
     assert kept(tmp_path)[:2] == (3.0, 7)
 
 

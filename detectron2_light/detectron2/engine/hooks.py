@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from collections.abc import Sequence
+from typing import Any
 
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
@@ -86,34 +86,3 @@ class LRScheduler(HookBase):
 
     def state_dict(self) -> dict[str, Any]:
         return self._scheduler.state_dict()
-
-
-def _flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in results.items():
-        nested = isinstance(value, Mapping)
-        flat.update(_flatten(value, f"{prefix}{name}/") if nested else {f"{prefix}{name}": value})
-    return flat
-
-
-class EvalHook(HookBase):
-    """Puts the numbers, or dicts of them, that `eval_function()` returns by name.
-
-    It is called every `eval_period` iterations (0: never) and after the last.
-    """
-
-    def __init__(self, eval_period: int, eval_function: Callable[[], Mapping[str, Any]]) -> None:
-        self._period = eval_period
-        self._func = eval_function
-
-    def _evaluate(self) -> None:
-        self.trainer.storage.put_scalars(**_flatten(self._func()), smoothing_hint=False)
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._evaluate()
-
-    def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._evaluate()

@@ -6,12 +6,12 @@ import logging
 import math
 import os
 import signal
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
@@ -92,12 +92,29 @@ def _single(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-class Evaluation(EvalHook):
-    """Detectron2's, but not after an error or a stop in the last iteration, which it would hide or delay."""
+class Evaluation(HookBase):
+    """Evaluates before each iteration that `period` divides (0: none) and at the end; puts "task/metric".
+
+    Detectron2's evaluates after the iteration before, when its checkpoint is saved already: a training that
+    is killed meanwhile would go on without that evaluation.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        self.period, self.evaluate = period, evaluate
+
+    def before_step(self) -> None:
+        if self.period > 0 and self.trainer.iter > 0 and self.trainer.iter % self.period == 0:
+            self._put()
 
     def after_train(self) -> None:
+        # After an error or a stop it would hide or delay what ended the training.
         if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
+            self._put()
+
+    def _put(self) -> None:
+        for task, metrics in self.evaluate().items():
+            found = {f"{task}/{name}": value for name, value in metrics.items()}
+            self.trainer.storage.put_scalars(**found, smoothing_hint=False)
 
 
 class NoBetter(BaseException):
@@ -141,7 +158,10 @@ class BestCheckpointer(HookBase):
 
     def before_step(self) -> None:
         trainer = self.trainer
-        if self.patience <= 0 or trainer.iter % self.period:
+        if trainer.iter == 0 or trainer.iter % self.period:
+            return
+        self._keep()
+        if self.patience <= 0:
             return
         without_better = (trainer.iter - 1 - self.iteration) / self.period
         # Only the main process knows the best.
@@ -151,10 +171,6 @@ class BestCheckpointer(HookBase):
             self.checkpointer.save("model_final", iteration=trainer.iter)
             trainer.iter += 1
             raise NoBetter(f"{self.patience} evaluations without a better {self.metric} than {best:.4g}")
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0 and self.trainer.iter + 1 < self.trainer.max_iter:
-            self._keep()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
@@ -168,20 +184,24 @@ class BestCheckpointer(HookBase):
             known = ", ".join(name for name in history if "/" in name) or "none"
             logger.warning("No model_best.pth: %s is no metric; there are %s", self.metric, known)
         elif (value := history[self.metric].latest()) > self.best:
-            self.best, self.iteration = value, min(self.trainer.iter, self.trainer.max_iter - 1)
+            self.best, self.iteration = value, self.trainer.iter - 1
             about = dict(about=self.checkpointer.about, best={self.metric: value}, iteration=self.iteration)
             write(self.path, {"model": _single(self.model).state_dict(), **about})
             logger.info("The best %s so far, %.4g, is that of %s", self.metric, value, self.path)
 
 
 class Picture(HookBase):
-    """Draws `training.png` beside metrics.json, every `period` iterations (0: never) and at the end."""
+    """Draws `training.png` beside metrics.json, every `period` iterations (0: never) and at the end.
 
-    def __init__(self, folder: str, period: int) -> None:
-        self.folder, self.period = folder, period
+    Args:
+        log_period: iterations between two lines of metrics.json, which has an evaluation so much later.
+    """
+
+    def __init__(self, folder: str, period: int, log_period: int = 1) -> None:
+        self.folder, self.period, self.log_period = folder, period, log_period
 
     def after_step(self) -> None:
-        if self.period > 0 and (self.trainer.iter + 1) % self.period == 0:
+        if self.period > 0 and self.trainer.iter % self.period == min(self.log_period, self.period) - 1:
             self.after_train()
 
     def after_train(self) -> None:
