@@ -96,16 +96,24 @@ def data_overrides(study: DictConfig) -> tuple[list[str], list[str]]:
     return val, test
 
 
+def run_folder(study: Path, arm: str, seed: int) -> Path:
+    return study / re.sub(r"\W+", "_", arm) / str(seed)
+
+
 def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
     """All runs, a seed at a time, so that a study that is stopped has compared its arms."""
     runs = []
     for seed in study.seeds:
         for arm, node in study.arms.items():
             config = node.get("config", study.config)
-            place = folder / re.sub(r"\W+", "_", arm) / str(seed)
+            place = run_folder(folder, arm, seed)
             opts = [*data, *study.get("overrides", []), *node.get("overrides", [])]
             opts += ["train.eval_period=0", "train.checkpointer.max_to_keep=1"]
             opts += [f"train.seed={seed}", f"train.output_dir={place}"]
+            if "start" in node:
+                study_before, arm_before = node.start.split("/")
+                before = run_folder(OUTPUT / study_before, arm_before, seed)
+                opts.append(f"train.init_checkpoint={before}/model_final.pth")
             with config_errors():
                 cfg = apply_overrides(LazyConfig.load(config), opts)
                 size = parameters(build_model(cfg).decoder)

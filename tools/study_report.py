@@ -32,7 +32,8 @@ def collect(name: str, study: Mapping[str, Any], runs: Sequence[Any]) -> dict[st
     for run in runs:
         node, result = study["arms"][run.arm], run.result()
         about = dict(config=run.config, overrides=list(node.get("overrides", [])))
-        about.update(decoder_parameters=run.parameters, iterations=run.iterations, runs=[])
+        about.update(decoder_parameters=run.parameters, iterations=run.iterations)
+        about.update(start=node.get("start", ""), runs=[])
         if "val" in result:
             arms.setdefault(run.arm, about)["runs"].append({"seed": run.seed, **result})
     python = platform.python_version()
@@ -99,6 +100,7 @@ def page(results: Mapping[str, Any]) -> str:
         rows.append(row)
     runs = [
         f"`{' '.join([arm['config'], *arm['overrides']])}`, {arm['iterations']} iterations"
+        + (f", from `{arm['start']}` with the same seed" if arm["start"] else "")
         for arm in arms.values()
     ]
     text = f"""\

@@ -186,6 +186,16 @@ def test_what_another_study_has_is_not_run_again(study, tmp_path, monkeypatch):
     assert not other.folder.exists() and not (tmp_path / "early").exists()
 
 
+def test_an_arm_starts_from_the_weights_of_a_run_with_the_same_seed(study, repository, data, monkeypatch):
+    monkeypatch.chdir(repository)
+    write_study(repository, data, LORS=dict(start="first/wide, LORS", **LORS))
+    given = study.load_study("small")
+    given.seeds = [1, 2]
+    runs = study.plan(given, study.data_overrides(given)[0], Path("out"))
+    starts = [Path(run.settings["train"]["init_checkpoint"]) for run in runs]
+    assert starts == [study.OUTPUT / "first" / "wide_LORS" / str(seed) / "model_final.pth" for seed in (1, 2)]
+
+
 def test_a_run_that_a_killed_study_left_keeps_the_study_locked(study, tmp_path):
     lock = study.lock_study(tmp_path)
     with subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()]) as left:
@@ -202,7 +212,8 @@ def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, m
     def arm(*runs: tuple[float, bool]) -> dict:
         result = {"AP": 0, "AP50": 90.0}
         of = [{"val": {**result, "AP": AP}, "seconds": AP, "resumed": resumed} for AP, resumed in runs]
-        return dict(config="c.py", overrides=["a=1"], decoder_parameters=1234567, iterations=9, runs=of)
+        about = dict(config="c.py", overrides=["a=1"], start="first/LORS" if len(of) == 1 else "")
+        return dict(**about, decoder_parameters=1234567, iterations=9, runs=of)
 
     about = dict(study="some", title="Some", reference="LORS", versions="", overrides=[])
     arms = {
@@ -222,3 +233,6 @@ def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, m
     assert rows["LORS"] == ["1.23 M", "2", "63.0 ± 4.2", "90.0 ± 0.0", "", "1.0"]
     assert rows["plain"] == ["1.23 M", "3", "72.0 ± 2.6", "90.0 ± 0.0", "+9.0 ± 3.4", "1.2"]
     assert rows["once"] == ["1.23 M", "1", "62.0", "90.0", "-1.0", ""]
+    assert [line for line in lines if "first/LORS" in line] == [
+        "- once: `c.py a=1`, 9 iterations, from `first/LORS` with the same seed"
+    ]
