@@ -16,4 +16,7 @@ study.dataset = dict(
 )
 # A slide under a microscope has no up side.
 study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=1000"]
-study.arms = {label: dict(**arm, start=f"sharing_digits/{label}") for label, arm in study.arms.items()}
+study.arms = {
+    label: dict(**study.arms[label], start=f"sharing_digits/{label}")
+    for label in ("plain", "LORS", "slow private", "tied", "narrow plain")
+}
