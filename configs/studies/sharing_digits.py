@@ -12,7 +12,6 @@ study = dict(
     arms={
         "plain": dict(overrides=[_plain]),
         "LORS": dict(),
-        # What is private is a product of factors that all learn.
         "slow private": dict(overrides=["optimizer.params.lr_factor_func.private=0.25"]),
         "tied": dict(overrides=[f"{_bank}.{name}.private=false" for name in _all]),
         # As in Table 5: of the adaptive weights; the output projection stays LORS's.
