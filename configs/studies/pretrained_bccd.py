@@ -2,7 +2,7 @@ from .sharing_bccd import study
 
 study.title = "What a trained start is worth, on BCCD"
 study.reference = "from scratch"
-study.overrides = [*study.overrides, "train.max_iter=3050"]
+study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3050"]
 study.arms = {
     "from scratch": dict(config="configs/custom/tiny_cpu.py"),
     "from the digits": dict(start="sharing_digits/LORS"),
