@@ -1,6 +1,6 @@
 # make demo    trains and evaluates a LORS detector on handwritten digits (minutes on a CPU)
 # make test    runs the tests
-# make bench   times LORS beside AdaMixer and the method as published (half an hour on two cores)
+# make bench   times LORS beside AdaMixer and the method as published (25 minutes on two cores)
 # make gpu     says whether a GPU computes the same and how fast (docs/gpu.md)
 # make drills kills, stops and feeds nonsense to the trainer, compiles, at length (half an hour on two cores)
 # All make .venv first; PYTHON=... chooses the interpreter for it.

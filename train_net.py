@@ -52,6 +52,7 @@ from lors.training.setup import (
     load_train_data,
     parallel,
     settings_of,
+    single,
     train_classes,
     use_test_set,
 )
@@ -63,7 +64,7 @@ logger = logging.getLogger("lors")
 def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     """Evaluates the merged model; draws its detections beside the truth."""
     loader = Readable(instantiate(cfg.dataloader.test))
-    merged = merge(getattr(model, "module", model))
+    merged = merge(single(model))
     if cfg.train.compile:  # where sizes repeat, so does the CUDA graph of this mode
         merged.decoder.compile(fullgraph=True, mode="reduce-overhead")
     results = inference_on_dataset(merged, loader, instantiate(cfg.dataloader.evaluator))
@@ -73,8 +74,11 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
         picture = os.path.join(cfg.train.output_dir, "detections.png")
         found = os.path.join(cfg.dataloader.evaluator.output_dir, "coco_instances_results.json")
         if os.path.isfile(found):
-            draw_results(instantiate(cfg.dataloader.test.dataset.names), found, picture)
-            logger.info("Detections beside the truth: %s", picture)
+            try:
+                draw_results(instantiate(cfg.dataloader.test.dataset.names), found, picture)
+                logger.info("Detections beside the truth: %s", picture)
+            except Exception as error:  # a picture is not worth a training
+                logger.warning("%s cannot be drawn: %s", picture, error)
     return results
 
 
@@ -176,6 +180,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         logger.info(
             "%s is finished: nothing is left of %d iterations", cfg.train.output_dir, cfg.train.max_iter
         )
+        if os.path.basename(saved_in(cfg.train.output_dir)[0]) != "model_final.pth":  # ended while saving
+            checkpointer.save("model_final", iteration=start - 1)
     with training(cfg, finite, start):
         trainer.train(start, cfg.train.max_iter)
 
@@ -188,8 +194,10 @@ def evaluate(args: argparse.Namespace, cfg: DictConfig) -> None:
             f"there is no checkpoint in {cfg.train.output_dir}" if args.resume else "or --resume for the last"
         )
         raise UserError(f"--eval-only: train.init_checkpoint=FILE is needed; {where}")
+    folder = cfg.train.output_dir
     load = partial(load_detector, args.config_file, overrides=args.opts)
     cfg, model = first_readable(saved, load) if saved else load(cfg.train.init_checkpoint)
+    cfg.train.output_dir = folder  # where `set_up` has its log
     classes = Classes(list(cfg.about.names), list(cfg.about.ids)) if "names" in cfg.about else None
     with config_errors():
         if classes is None:

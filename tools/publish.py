@@ -6,7 +6,7 @@
 What inference and fine-tuning need of OUTPUT_DIR's checkpoint, the weights (their moving average if there is
 one) with classes and image size, becomes zoo/digits/lors_digits/model_final_1a2b3c4d.pth, whose name has the
 first digits of its SHA-256. zoo/model_zoo.json gets an entry for the config, in place of an older one, and a
-row for MODEL_ZOO.md is printed.
+row of a table is printed.
 """
 
 from __future__ import annotations

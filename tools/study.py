@@ -217,7 +217,10 @@ def outcome(folder: Path, exit_code: int) -> dict[str, float]:
     if exit_code:
         last = (folder / "stderr.txt").read_text().strip().rpartition("\n")[2]
         raise UserError(f"{folder}: {last or f'exit code {exit_code}'}")
-    names, values = re.findall(r"copypaste: (AP.*)\n.*copypaste: (.*)", (folder / "log.txt").read_text())[-1]
+    logged = re.findall(r"copypaste: (AP.*)\n.*copypaste: (.*)", (folder / "log.txt").read_text())
+    if not logged:
+        raise UserError(f"{folder}: nothing was evaluated; a study needs dataset.val_fraction or val")
+    names, values = logged[-1]
     found = dict(zip(names.split(","), map(float, values.split(","))))
     return {"AP": found["AP"], "AP50": found["AP50"]}
 

@@ -115,7 +115,9 @@ their standard error. {results["versions"]}.
 
 """
     text += "".join(f"- {label}: {run}\n" for label, run in zip(arms, runs))
-    return text + (f"- all: `{' '.join(results['overrides'])}`\n" if results["overrides"] else "")
+    if overrides := results["overrides"]:
+        text += f"- all, where an arm names nothing else: `{' '.join(overrides)}`\n"
+    return text
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:

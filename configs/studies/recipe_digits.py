@@ -11,7 +11,10 @@ study.title = "What brings LORS level with plain at half its decoder's parameter
 study.reference = "plain"
 study.arms = {
     **{label: study.arms[label] for label in ("plain", "LORS", "slow private")},
-    "slower private": dict(overrides=[f"{_rate}.private=0.0625"]),
+    # The paper's ranks beside its widths; above they are twice and four times as large.
+    "ranks in proportion": dict(
+        overrides=[*(f"{_bank}.{name}.rank=4" for name in _adaptive), f"{_bank}.output.rank=2"]
+    ),
     # A shared weight's gradient is the sum of four stages': the rate is divided by the square root of 4.
     "slow shared": dict(overrides=[f"{_rate}.shared=0.5"]),
     "late, slow private": dict(

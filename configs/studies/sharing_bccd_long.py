@@ -1,5 +1,5 @@
 from .sharing_bccd import study
 
 study.title += ", with three times the schedule"
-study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3000"]
+study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3050"]
 study.arms = {label: study.arms[label] for label in ("plain", "LORS", "slow private", "narrow plain")}

@@ -52,6 +52,15 @@ def test_a_cells_centre_reads_the_cell_and_outside_reads_zero():
         assert not pyramid.sample(torch.full((1, 1, 1, 1, 3), far)).any()
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_a_point_that_is_not_a_number_reads_none(groups):
+    levels = [torch.ones(1, groups, 4, 4), torch.ones(1, groups, 2, 2)]
+    points = torch.ones(1, 2, groups, 1, 3)
+    points[0, 1] = torch.nan
+    read = Pyramid(levels, [8, 16], groups).sample(points)
+    assert read[0, 0].isfinite().all() and read[0, 1].isnan().all()
+
+
 def test_the_level_weight_is_a_gaussian_in_scale():
     levels = [torch.full((1, 1, 64 // s, 64 // s), float(s)) for s in (4, 8, 16, 32)]
     for z in (-3.0, 2.0, 3.5, 9.0):

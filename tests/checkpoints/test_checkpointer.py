@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_bank
@@ -195,6 +198,10 @@ def test_other_classes_are_none_to_resume_from(tiny_model, tmp_path):
     ):
         Checkpointer(tiny_model(), str(tmp_path), about=other).resume_or_load("")
     Checkpointer(tiny_model(), str(tmp_path), about=ABOUT).resume_or_load("")
+    Checkpointer(tiny_model(), str(tmp_path)).save("model_0000002")  # which names no classes
+    with pytest.raises(UserError, match="--resume: .* not named, .* a; b"):
+        about = {"names": ["a", "b"], "ids": [1, 2]}
+        Checkpointer(tiny_model(num_classes=2), str(tmp_path), about=about).resume_or_load("")
 
 
 def test_a_plain_detector_starts_one_that_shares(tiny_model, tmp_path):
@@ -236,6 +243,13 @@ def test_a_prefix_of_names_that_stay_unknown_is_named():
 def test_where_programs_put_the_weights(key, tmp_path):
     torch.save({key: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "weights.pth")
     assert list(weights_of(read(str(tmp_path / "weights.pth")))) == ["a"]
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_pickle_of_arrays_is_read(protocol, tmp_path):
+    array = np.arange(6.0).reshape(2, 3)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"a": array}}, protocol))
+    np.testing.assert_array_equal(read(str(tmp_path / "a.pkl"))["model"]["a"], array)
 
 
 def test_the_case_of_an_extension_does_not_matter(tmp_path):

@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog
 
 from lors.complexity import parameters
 from lors.data import register_split
+from lors.errors import UserError
 from lors.training.overrides import apply_overrides
 from runs import ROOT, losses
 
@@ -133,8 +134,17 @@ def test_the_arms_of_each_study_can_be_built_and_have_the_sizes_they_should(stud
     if name.startswith("sharing"):
         assert sizes["narrow plain"] == pytest.approx(sizes["LORS"], rel=0.02)
         assert sizes.get("wide LORS", sizes["plain"]) == pytest.approx(sizes["plain"], rel=0.02)
+    if name.startswith("wide"):
+        assert sizes["wide LORS"] == pytest.approx(sizes["plain"], rel=0.02)
+        assert sizes["wide LORS, slow private"] <= sizes["wide plain"] / 2
     if name.startswith("recipe"):
         assert all(size <= sizes["plain"] / 2 for arm, size in sizes.items() if "plain" not in arm)
+
+
+def test_a_run_without_validation_images_is_named(study, tmp_path):
+    (tmp_path / "log.txt").write_text("trained\n")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        study.outcome(tmp_path, 0)
 
 
 def test_an_unknown_study_names_those_there_are(study, repository, monkeypatch):

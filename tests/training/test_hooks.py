@@ -12,6 +12,7 @@ from detectron2.engine import HookBase, SimpleTrainer
 from torch import nn
 
 from lors.checkpoints import Checkpointer
+from lors.errors import UserError
 from lors.training.hooks import (
     BestCheckpointer,
     ClipGradients,
@@ -76,6 +77,23 @@ def test_the_average_follows_the_weights():
     for weight in moves.seen[1:]:
         expected = 0.75 * expected + 0.25 * weight
     torch.testing.assert_close(average.averaged.module.first.weight, expected)
+
+
+def test_an_average_that_begins_late_begins_as_the_weights(tmp_path):
+    model = Toy()
+    average, evaluated = MovingAverage(model, decay=0.75), []
+    with torch.no_grad():
+        model.first.weight += 1.0  # as a checkpoint that is resumed
+    expected = model.first.weight.detach().clone()
+
+    def evaluate() -> dict[str, dict[str, float]]:
+        evaluated.append(average.averaged.module.first.weight.detach().clone())
+        return {}
+
+    trainer = SimpleTrainer(model, [torch.ones(5, 3)], torch.optim.SGD(model.parameters(), lr=0.0))
+    trainer.register_hooks([average, Evaluation(1, evaluate)])
+    trainer.train(1, 2)
+    torch.testing.assert_close(evaluated[0], expected, rtol=0, atol=0)
 
 
 def train(folder: Path, scores: Sequence[float], start: int = 0, patience: int = 0) -> list[torch.Tensor]:
@@ -151,10 +169,12 @@ def test_patience_begins_where_a_training_that_knows_no_best_is_resumed(tmp_path
 
 def test_a_metric_that_is_not_there_is_named(tmp_path, caplog):
     hooks = [Evaluation(1, lambda: {"bbox": {"AP": 1.0}})]
-    hooks.append(BestCheckpointer(1, Checkpointer(Toy(), str(tmp_path)), Toy(), "bbox/AP5O"))
-    run(Toy(), *hooks)
-    assert "bbox/AP5O is no metric; there are bbox/AP" in caplog.text
+    best = (1, Checkpointer(Toy(), str(tmp_path)), Toy(), "bbox/AP5O")
+    run(Toy(), *hooks, BestCheckpointer(*best))
+    assert "bbox/AP5O" in caplog.text and "bbox/AP\n" in caplog.text
     assert not (tmp_path / "model_best.pth").exists()
+    with pytest.raises(UserError, match="bbox/AP5O"):  # without which training would end as none gets better
+        run(Toy(), *hooks, BestCheckpointer(*best, patience=1))
 
 
 def test_a_picture_that_fails_ends_no_training(tmp_path, caplog):

@@ -5,6 +5,7 @@ import math
 import shutil
 
 import detectron2
+import matplotlib
 import pytest
 import torch
 
@@ -67,12 +68,16 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, data, tmp_path):
 
 def test_a_finished_training_and_a_test_set_that_it_knows(trained, data, tmp_path):
     output, _ = trained
-    (tmp_path / "model_final.pth").write_bytes((output / "model_final.pth").read_bytes())
+    # Killed while its last iteration was saved, before model_final.pth was.
+    (tmp_path / "model_0000003.pth").write_bytes((output / "model_0000003.pth").read_bytes())
     known = [f"dataset.test_json={data}/train.json", f"dataset.test_images={data}/train"]
     result = command(*arguments(data, tmp_path, "--resume"), *known)
     assert result.returncode == 0, result.stderr
     assert losses(tmp_path) == {} and f"{tmp_path} is finished: nothing is left of 4" in result.stdout
     assert "16 trained_on (noted; " in result.stdout
+    ours, theirs = (torch.load(f / "model_final.pth", weights_only=True) for f in (tmp_path, output))
+    assert ours["iteration"] == theirs["iteration"] == 3
+    assert all(torch.equal(weight, ours["model"][name]) for name, weight in theirs["model"].items())
 
 
 def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
@@ -85,11 +90,13 @@ def test_the_same_command_twice_gives_the_same_losses(trained, data, tmp_path):
 def test_iterations_follow_from_epochs(data, tmp_path):
     # 16 images in batches of 4; the config has another max_iter
     args = [arg for arg in arguments(data, tmp_path) if not arg.startswith("train.max_iter")]
+    (tmp_path / "detections.png").mkdir()  # a picture that cannot be written ends no training
     result = command(*args, "train.epochs=2", "train.eval_period=null")
     assert result.returncode == 0, result.stderr
     assert list(losses(tmp_path)) == list(range(8))
     records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert sum("bbox/AP" in record for record in records) == 2
+    assert result.stdout.count(f"{tmp_path}/detections.png cannot be drawn") == 2
 
 
 def test_auto_scale_keeps_batch_and_rate_in_proportion(data, tmp_path):
@@ -241,11 +248,13 @@ def renumbered(data, folder, split, keep=range(10)):
 
 def test_classes_are_matched_by_name_without_the_training_set(trained, data, tmp_path):
     output, said = trained
-    args = arguments(data, tmp_path / "output", "--eval-only")
+    args = arguments(data, "~/output", "--eval-only")
     args = [arg for arg in args if not arg.startswith("dataset.train")]
     weights = f"train.init_checkpoint={output}/model_final.pth"
-    result = command(*args, weights, renumbered(data, tmp_path, "test"))
+    home = dict(HOME=str(tmp_path), MPLCONFIGDIR=matplotlib.get_configdir())
+    result = command(*args, weights, renumbered(data, tmp_path, "test"), **home)
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "output" / "detections.png").exists()
     assert average_precision(result.stdout) == average_precision(said)
     assert "1 other_ids (matched by name" in result.stdout
 
@@ -281,6 +290,8 @@ def test_settings_of_the_optimiser_are_those_of_the_config_after_resuming(traine
     )
     records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert max(record["lr"] for record in records if "lr" in record) < 1e-9
+    rate = "optimizer.params.lr_factor_func.private=0.25"
+    assert_one_line(command(*arguments(data, tmp_path, "--resume"), rate), str(tmp_path), "optimizer.params")
 
 
 STAGE = """

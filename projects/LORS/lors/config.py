@@ -22,7 +22,9 @@ def lors_bank(
     static_groups: int | Sequence[int] = 1,
     init: str = "released",
 ) -> DictConfig:
-    """The bank of LORS as a config: the three Linears of each stage's mixing; the defaults are section 4.1's.
+    """The bank of LORS as a config: the three Linears of each stage's mixing.
+
+    The sizes are by default those of section 4.1, and the start that of the authors' program.
 
     A name left out of `residual` stays each stage's own (Table 4), `shared` or `private` leave out a term
     (Table 5).

@@ -124,11 +124,7 @@ def _equal_bags(
     return total.squeeze(1), offsets, offsets, offsets
 
 
-def _write_torch(program: ExportedProgram, path: Path) -> None:
-    torch.export.save(program, path)
-
-
-WRITERS = {".onnx": _write_onnx, ".pt2": _write_torch}
+WRITERS = {".onnx": _write_onnx, ".pt2": torch.export.save}
 
 
 def _need_torch(oldest: str, what: str) -> None:

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from lors.data.images import MAX_PIXELS, BadImage, read_image
+from lors.data.images import BadImage, read_image
 from lors.errors import UserError
 from lors.training.files import replacing
 
@@ -31,13 +31,7 @@ SURE = 0.4
 GROW_FROM = 1000
 
 
-def draw_results(
-    dataset: str,
-    results: str | os.PathLike,
-    path: str | os.PathLike,
-    images: int = 8,
-    max_pixels: int = MAX_PIXELS,
-) -> None:
+def draw_results(dataset: str, results: str | os.PathLike, path: str | os.PathLike, images: int = 8) -> None:
     """Draw what an evaluation left behind, the ground truth left, the detections right.
 
     Drawn are images from all over the dataset, those with annotations before the others.
@@ -46,7 +40,6 @@ def draw_results(
         dataset: its name in Detectron2's catalogs.
         results: COCO's results JSON, as `COCOEvaluator` writes it.
         path: the PNG file to write, replaced at once if it exists.
-        max_pixels: as the evaluation's mapper has it.
 
     Raises:
         UserError: no image can be read.
@@ -59,7 +52,7 @@ def draw_results(
         if len(panels) == 2 * images:
             break
         try:
-            image = Image.fromarray(read_image(record["file_name"], max_pixels))
+            image = Image.fromarray(read_image(record["file_name"]))
         except BadImage:
             continue
         detected = [

@@ -77,9 +77,10 @@ class Pyramid:
         at = xy / self.stride - 0.5
         low = at.detach().floor()
         position = low[..., None] + self.step
-        inside = position.clamp(min=0).minimum(self.last)
+        # As a whole number a NaN is one too, and no row of the table.
+        inside = position.minimum(self.last).int().clamp(min=0)
         weight = torch.addcmul(self.at_start, (at - low)[..., None], self.slope) * (position == inside)
-        return inside.int(), weight
+        return inside, weight
 
 
 def sample_points(offsets: Tensor, xyzr: Tensor, groups: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,19 +12,14 @@ from urllib.error import URLError
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
-from detectron2.utils.file_io import PathManager
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lors.checkpoints.about import About, about_of, adopt
+from lors.checkpoints.about import About, about_of
 from lors.checkpoints.convert import DETECTOR, convert
 from lors.checkpoints.weights import Unreadable, read, weights_of, write
 from lors.errors import UserError
 from lors.sharing import factorize, merge
-from lors.training.errors import config_errors
 from lors.training.files import replacing
-from lors.training.overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +97,14 @@ class Checkpointer(DetectionCheckpointer):
         return bool(saved_in(self.save_dir))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        with _named_downloads(path):
-            return super().load(path, *args, **kwargs)
+        with named_downloads(path):
+            try:
+                return super().load(path, *args, **kwargs)
+            except ValueError as error:  # torch's, of the optimiser
+                if "parameter group" not in str(error):
+                    raise
+                reason = "it was trained with other groups of parameters (optimizer.params)"
+                raise UserError(f"{path} cannot be resumed: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_detector(filename, averaged=not self._resumes)
@@ -150,9 +150,10 @@ class Checkpointer(DetectionCheckpointer):
             theirs = ours
         if theirs == ours or "number" not in about:
             return dict(weights)
+        named = "not named" if theirs is None else _first(theirs)
         if self._resumes:
             raise UserError(
-                f"--resume: the checkpoint's classes are {_first(theirs)}, the data's {_first(ours)}; "
+                f"--resume: the checkpoint's classes are {named}, the data's {_first(ours)}; "
                 "to start from its weights take train.init_checkpoint=FILE and another train.output_dir"
             )
         places = {name: i for i, name in enumerate(theirs or ())}
@@ -165,14 +166,14 @@ class Checkpointer(DetectionCheckpointer):
                 fitted[name][to] = weights[name][source].to(fitted[name].dtype)
         logger.info(
             "Classes of the checkpoint: %s. Kept: %s. New, not yet trained: %s",
-            "not named" if theirs is None else _first(theirs),
+            named,
             _first([name for name in ours if name in places]) or "none",
             _first([name for name in ours if name not in places]) or "none",
         )
         return fitted
 
     def _factorized(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        plain = merge(getattr(self.model, "module", self.model))
+        plain = merge(self.model)
         Checkpointer(plain)._load_model({"model": weights})
         nearest, explained = factorize(plain, "decoder.stages", self.residual)
         share = sum(row.together for row in explained) / len(explained)
@@ -212,7 +213,7 @@ def first_readable(saved: Sequence[str], load: Callable[[str], Result]) -> Resul
 
 
 @contextmanager
-def _named_downloads(path: str) -> Iterator[None]:
+def named_downloads(path: str) -> Iterator[None]:
     if path and "://" not in path and not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file")
     try:
@@ -227,7 +228,7 @@ def read_detector(path: str, averaged: bool = True) -> dict[str, Any]:
     The weights are their moving average where the file has one, unless training goes on from it.
     """
     content = read(path)
-    if averaged and "ema" in content:
+    if averaged and content.get("ema"):
         logger.info("%s: the moving average of the weights is taken", path)
         content["model"] = {name: w for name, w in content["ema"].items() if name != "n_averaged"}
     try:
@@ -246,50 +247,3 @@ def read_detector(path: str, averaged: bool = True) -> dict[str, Any]:
 def _first(items: Sequence[str], number: int = 4) -> str:
     more = f" and {len(items) - number} more" if len(items) > number else ""
     return "; ".join(items[:number]) + more
-
-
-def load_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A LazyConfig file, which may import what lies in the working folder, with overrides.
-
-    Raises:
-        UserError: there is no such file, or an override is not known.
-    """
-    if not os.path.isfile(config_file):
-        raise UserError(f"--config-file {config_file!r}: there is no such file")
-    if not config_file.endswith(".py"):
-        raise UserError(f"--config-file {config_file!r}: must be a .py file, as those of configs/")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    return apply_overrides(LazyConfig.load(config_file), list(overrides))
-
-
-def load_detector(
-    config_file: str, weights: str, overrides: Sequence[str] = ()
-) -> tuple[DictConfig, nn.Module]:
-    """A config and its detector with the weights of a file, on `train.device`, for inference.
-
-    What the file says of its classes and images is taken into the config, and is its `about`; overrides have
-    the last word.
-
-    Raises:
-        UserError: as `Checkpointer` does; an override is not known, or the device is not there.
-    """
-    if not weights:
-        raise UserError("no file of weights: its name is empty")
-    with _named_downloads(weights):
-        checkpoint = read_detector(PathManager.get_local_path(weights))
-    with config_errors():
-        cfg = load_config(config_file)
-        adopt(cfg, checkpoint["about"])
-        cfg = apply_overrides(cfg, overrides)
-        cfg.about = {key: value for key, value in checkpoint["about"].items()}
-        model = instantiate(cfg.model).eval()
-    Checkpointer(model)._load_model(checkpoint)
-    return cfg, to_device(model, cfg.train.device)
-
-
-def to_device(model: nn.Module, device: str) -> nn.Module:
-    try:
-        return model.to(device)
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"train.device={device}: {str(error).splitlines()[0]}") from error

@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 # All that a pickled numpy array is made of.
 _ARRAYS = {
     *(
-        (f"numpy.{core}.multiarray", name)
+        f"numpy.{core}.{name}"
         for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
+        for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
     ),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
+    "numpy.ndarray",
+    "numpy.dtype",
+    "collections.OrderedDict",
+    "_codecs.encode",
 }
 
 
@@ -39,7 +39,7 @@ class Unreadable(UserError):
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAYS:
+        if f"{module}.{name}" not in _ARRAYS:
             raise pickle.UnpicklingError(f"refused: it holds code, {module}.{name}")
         return super().find_class(module, name)
 

@@ -57,7 +57,7 @@ def register_digits(split: str) -> str:
     """
     if split not in SOURCES:
         raise ValueError(f"split must be one of {', '.join(SOURCES)}, not {split!r}")
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "lors_digits"
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "lors_digits"
     write_dataset(root, NUM_IMAGES)
     return register_coco(str(root / f"{split}.json"), str(root / split), f"lors_digits_{split}")
 

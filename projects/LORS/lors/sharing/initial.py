@@ -11,7 +11,7 @@ GeneratedLowRank: E          weight 0, torch's default bias  0
 ===========================  ==============================  ==============================
 
 With "own" the shared weight starts as the first layer's, all else as with "released". A shared bias always
-starts as the first layer's.
+starts as the first layer's. Where nothing is shared, the bias of E is torch's default throughout.
 """
 
 from __future__ import annotations

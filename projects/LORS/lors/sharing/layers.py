@@ -24,7 +24,8 @@ def find_layers(model: nn.Module, layers: str) -> list[nn.Module]:
     path, part = _parse(model, layers)
     container = model.get_submodule(path)
     # A layer that is there twice counts twice, which `children` would hide.
-    return [layer for layer in container._modules.values() if layer is not None][part]
+    named = container.named_modules(remove_duplicate=False)
+    return [layer for name, layer in named if name and "." not in name][part]
 
 
 def find_owner(model: nn.Module, layers: str) -> nn.Module:

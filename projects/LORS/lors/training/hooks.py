@@ -15,13 +15,14 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.weights import read, write
 from lors.data.loader import TrainLoader, mix
+from lors.errors import UserError
 from lors.training.curves import draw_training
+from lors.training.setup import single
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class ClassError(HookBase):
     """Puts the criterion's `class_error` where the device is waited for in any case, for the losses."""
 
     def after_backward(self) -> None:
-        error = getattr(_single(self.trainer.model).criterion, "class_error", None)
+        error = getattr(single(self.trainer.model).criterion, "class_error", None)
         if error is not None:
             self.trainer.storage.put_scalar("class_error", error)
 
@@ -81,15 +82,14 @@ class MovingAverage(HookBase):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.averaged = AveragedModel(_single(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.averaged = AveragedModel(single(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def before_train(self) -> None:
+        if not self.averaged.n_averaged:  # an evaluation may come before the first update
+            self.averaged.module.load_state_dict(single(self.trainer.model).state_dict())
 
     def after_step(self) -> None:
-        self.averaged.update_parameters(_single(self.trainer.model))
-
-
-def _single(model: nn.Module) -> nn.Module:
-    """The model without what runs it in several processes."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+        self.averaged.update_parameters(single(self.trainer.model))
 
 
 class Evaluation(HookBase):
@@ -135,6 +135,7 @@ class BestCheckpointer(HookBase):
 
     Raises:
         NoBetter: in all processes, before an iteration; the one before it is saved as `model_final.pth`.
+        UserError: with patience, the evaluation has no such metric.
     """
 
     def __init__(
@@ -182,11 +183,14 @@ class BestCheckpointer(HookBase):
             return
         if self.metric not in history:
             known = ", ".join(name for name in history if "/" in name) or "none"
-            logger.warning("No model_best.pth: %s is no metric; there are %s", self.metric, known)
+            reason = f"train.best_metric={self.metric} is no metric of the evaluation, which has {known}"
+            if self.patience > 0:
+                raise UserError(reason)
+            logger.warning("No model_best.pth: %s", reason)
         elif (value := history[self.metric].latest()) > self.best:
             self.best, self.iteration = value, self.trainer.iter - 1
             about = dict(about=self.checkpointer.about, best={self.metric: value}, iteration=self.iteration)
-            write(self.path, {"model": _single(self.model).state_dict(), **about})
+            write(self.path, {"model": single(self.model).state_dict(), **about})
             logger.info("The best %s so far, %.4g, is that of %s", self.metric, value, self.path)
 
 

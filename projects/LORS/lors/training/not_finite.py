@@ -18,6 +18,7 @@ from lors.data import Readable, TrainLoader
 from lors.errors import UserError
 from lors.training.files import replacing
 from lors.training.hooks import seed_step
+from lors.training.setup import single
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,7 @@ class FiniteLoss(HookBase):
         process = f"_process{self.loader.process}" if self.loader.processes > 1 else ""
         path = os.path.join(folder, f"not_finite_{trainer.iter:07d}{process}.json")
         weights = path.replace(".json", ".pth")
-        model = trainer.model.module if hasattr(trainer.model, "module") else trainer.model
-        write(weights, {"model": model.state_dict()})
+        write(weights, {"model": single(trainer.model).state_dict()})
         record = {
             "iteration": trainer.iter,
             "images": self.images,

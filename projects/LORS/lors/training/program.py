@@ -91,8 +91,10 @@ def set_up(args: argparse.Namespace) -> DictConfig:
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
         cfg.train.output_dir = os.path.expanduser(cfg.train.output_dir)
-        if comm.is_main_process() and not (args.resume or args.eval_only or args.replay):
-            _keep_finished(cfg)
+        if comm.is_main_process() and not (args.eval_only or args.replay):
+            claim(cfg.train.output_dir)  # before anything is written there
+            if not args.resume:
+                _keep_finished(cfg)
         config = Path(cfg.train.output_dir, "config.yaml")
         trained = config.read_bytes() if (args.eval_only or args.replay) and config.is_file() else b""
         default_setup(cfg, args)
@@ -150,7 +152,6 @@ def training(cfg: DictConfig, finite: FiniteLoss, start: int) -> Iterator[None]:
     """While the loop runs from iteration `start`: clean files before it, and how to go on after it."""
     folder = cfg.train.output_dir
     if comm.is_main_process():
-        claim(folder)
         remove_unfinished(folder)
         _cut_metrics(os.path.join(folder, "metrics.json"), start)
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_bug)
@@ -175,7 +176,7 @@ _claimed: dict[str, int] = {}
 
 
 def claim(folder: str | os.PathLike) -> None:
-    """Keeps other processes from claiming a folder, as long as this one lives.
+    """Makes a folder, and keeps other processes from claiming it as long as this one lives.
 
     Raises:
         UserError: another has it.
@@ -183,6 +184,7 @@ def claim(folder: str | os.PathLike) -> None:
     place = os.path.realpath(folder)
     if place in _claimed:
         return
+    os.makedirs(place, exist_ok=True)
     _claimed[place] = os.open(place, os.O_RDONLY)
     try:
         fcntl.flock(_claimed[place], fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,9 +12,10 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lors.checkpoints.checkpointer import to_device
+from lors.checkpoints.detectors import to_device
 from lors.data import TrainLoader, check_records
 from lors.data.classes import Classes, classes_of
 from lors.data.coco import with_classes
@@ -87,6 +88,11 @@ def parallel(cfg: DictConfig, model: nn.Module) -> nn.Module:
     """The model as it is trained or tested in several processes; itself where there is one."""
     on_gpu = torch.device(cfg.train.device).type == "cuda"
     return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **cfg.train.ddp)
+
+
+def single(model: nn.Module) -> nn.Module:
+    """The model without what runs it in several processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _load(cfg: DictConfig, split: str, model: nn.Module, **limits: int) -> list[dict[str, Any]]:
