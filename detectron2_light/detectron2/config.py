@@ -40,8 +40,6 @@ def instantiate(cfg: Any) -> Any:
     """Call every `_target_` in cfg, innermost first; what has no `_target_` comes back as it is."""
     if isinstance(cfg, ListConfig):
         return ListConfig([instantiate(x) for x in cfg], flags={"allow_objects": True})
-    if isinstance(cfg, list):
-        return [instantiate(x) for x in cfg]
     if not (isinstance(cfg, Mapping) and "_target_" in cfg):
         return cfg
     arguments = {key: instantiate(value) for key, value in cfg.items()}
@@ -94,10 +92,9 @@ class LazyConfig:
 
     @staticmethod
     def load(filename: str) -> DictConfig:
-        """Load a .py config: its dicts and lists whose names have no leading underscore."""
+        """Load a .py config: its dicts whose names have no leading underscore."""
         names = _run_config_file(filename).items()
-        kinds = (DictConfig, ListConfig)
-        return _as_config({k: v for k, v in names if isinstance(v, kinds) and k[0] != "_"})
+        return _as_config({k: v for k, v in names if isinstance(v, DictConfig) and k[0] != "_"})
 
     @staticmethod
     def save(cfg: DictConfig, filename: str) -> None:

@@ -71,8 +71,9 @@ class COCOEvaluator:
     The detections go to coco_instances_results.json in `output_dir`.
     """
 
-    def __init__(self, dataset_name: str, *, output_dir: str, max_dets_per_image: int = 100) -> None:
-        self._limit = max_dets_per_image
+    def __init__(self, dataset_name: str, *, output_dir: str, max_dets_per_image: int | None = None) -> None:
+        # None is for COCO's own limit.
+        self._limit = 100 if max_dets_per_image is None else max_dets_per_image
         self._metadata = MetadataCatalog.get(dataset_name)
         self._output_dir = output_dir
         self._coco = read_coco(self._metadata.json_file)

@@ -30,10 +30,9 @@ class BoxMode(IntEnum):
 class Boxes:
     """N boxes as a float32 tensor (N, 4) of x0, y0, x1, y1 in pixels."""
 
-    def __init__(self, tensor: Any) -> None:
-        tensor = torch.as_tensor(tensor, dtype=torch.float32)
-        self.tensor = tensor if tensor.numel() else tensor.reshape(-1, 4)
-        assert self.tensor.dim() == 2 and self.tensor.size(-1) == 4, tensor.size()
+    def __init__(self, tensor: torch.Tensor) -> None:
+        assert tensor.dim() == 2 and tensor.size(-1) == 4, tensor.size()
+        self.tensor = tensor.float()
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Clip to an image of (height, width), in place."""

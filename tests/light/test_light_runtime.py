@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import pickle
 from argparse import Namespace
 from pathlib import Path
 
@@ -93,7 +92,6 @@ def test_instantiate() -> None:
     built = instantiate(LazyCall(Namespace)(dataset=LazyCall(Namespace)(json="q"), parts=[inner], n=None))
     assert built.parts[0] == Namespace(name="q")
     assert type(built.parts).__name__ == "ListConfig"
-    assert type(instantiate([LazyCall(Namespace)(a=1)])) is list
     assert instantiate({"a": 1}) == {"a": 1}
     with pytest.raises(TypeError):
         instantiate(LazyCall(nn.Linear)(nonsense=1))
@@ -112,12 +110,12 @@ def test_augmentations_from_a_config() -> None:
 
 def test_resnet() -> None:
     torch.manual_seed(0)
-    stem = BasicStem(norm="FrozenBN")
-    stages = ResNet.make_default_stages(50, stride_in_1x1=True, norm="FrozenBN")
-    assert [block.conv1.stride for block in stages[1][:2]] == [(2, 2), (1, 1)]
+    stem = BasicStem(norm="BN")
+    stages = ResNet.make_default_stages(50, stride_in_1x1=False, norm="BN")
+    assert [block.conv2.stride for block in stages[1][:2]] == [(2, 2), (1, 1)]
     model = ResNet(stem, stages, out_features=["res2", "res5"], freeze_at=2)
     keys = list(model.state_dict())
-    assert len(keys) == 265
+    assert len(keys) == 318
     assert keys[:2] == ["stem.conv1.weight", "stem.conv1.norm.weight"]
     assert {"res2.0.shortcut.norm.running_var", "res5.2.conv3.weight"} < set(keys)
     shapes = {k: (v.channels, v.stride) for k, v in model.output_shape().items()}
@@ -132,16 +130,14 @@ def test_resnet() -> None:
     assert stages[1][0].conv2.weight[0, 0, 0, 0].item() == pytest.approx(0.08253889, abs=1e-7)
 
 
-def basic_stages(norm: str, channels: tuple = (64, 128)) -> list:
-    stages = []
-    for i, (c, out) in enumerate(zip((64, *channels), channels)):
-        settings = dict(stride_per_block=[i + 1, 1], in_channels=c, out_channels=out, norm=norm)
-        stages.append(ResNet.make_stage(BasicBlock, 2, **settings))
-    return stages
-
-
 def test_freezing_batch_norm() -> None:
-    model = ResNet(BasicStem(), basic_stages("BN", (64, 128, 256)), out_features=["res3"], freeze_at=0)
+    stages = [
+        ResNet.make_stage(
+            BasicBlock, 2, stride_per_block=[stride, 1], in_channels=c, out_channels=64 * stride, norm="BN"
+        )
+        for c, stride in ((64, 1), (64, 2), (128, 4))
+    ]
+    model = ResNet(BasicStem(), stages, out_features=["res3"], freeze_at=0)
     assert [name for name, _ in model.named_children()] == ["stem", "res2", "res3"]
     for norm in (m for m in model.res2.modules() if isinstance(m, nn.BatchNorm2d)):
         for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -153,9 +149,7 @@ def test_freezing_batch_norm() -> None:
     norms = [type(block.conv1.norm).__name__ for block in (model.res2[1], model.res3[0])]
     assert norms == ["FrozenBatchNorm2d", "BatchNorm2d"]
     assert not any(p.requires_grad for p in model.res2.parameters())
-    for needs_grad in (False, True):
-        found = model.res2(x.clone().requires_grad_(needs_grad))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.res2(x), expected, rtol=1e-4, atol=1e-4)
 
 
 # Structures
@@ -314,6 +308,21 @@ def test_evaluation(dataset: str, tmp_path: Path) -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("limit", [None, 100, 101])
+def test_detections_beyond_the_limit_do_not_count(dataset: str, tmp_path: Path, limit: int | None) -> None:
+    record = DatasetCatalog.get(dataset)[1]
+    (truth,) = record["annotations"]
+    right = BoxMode.convert(truth["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+    found = Instances((record["height"], record["width"]))
+    found.pred_boxes = Boxes(torch.tensor([[30.0, 20.0, 31.0, 21.0]] * 100 + [right]))
+    found.scores = torch.linspace(0.9, 0.5, 101)
+    found.pred_classes = torch.full((101,), truth["category_id"])
+    evaluator = COCOEvaluator(dataset, output_dir=str(tmp_path), max_dets_per_image=limit)
+    evaluator.reset()
+    evaluator.process([record], [{"instances": found}])
+    assert (evaluator.evaluate()["bbox"]["AP"] > 0) == (limit == 101)
+
+
 def test_result_lines() -> None:
     lines = []
     handler = logging.Handler()
@@ -348,31 +357,6 @@ def test_parameter_groups() -> None:
     groups = get_default_optimizer_params(model, weight_decay_norm=0.0, overrides=table)
     found = [(group.get("weight_decay"), len(group["params"])) for group in groups]
     assert found == [(None, 1), (0.5, 2), (0.0, 1)]
-
-
-def test_zoo_weights_by_suffix(tmp_path: Path) -> None:
-    def make() -> ResNet:
-        return ResNet(BasicStem(norm="FrozenBN"), basic_stages("FrozenBN"), out_features=["res3"])
-
-    source = make()
-    model = nn.Module()
-    model.backbone = nn.Module()
-    model.backbone.bottom_up = make()
-    model.head = nn.Linear(2, 2)
-    weights = {name: value.numpy() for name, value in source.state_dict().items()}
-    content = {"model": weights, "__author__": "us", "matching_heuristics": True}
-    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content))
-    DetectionCheckpointer(model).load(str(tmp_path / "zoo.pkl"))
-    loaded = model.backbone.bottom_up.state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in source.state_dict().items())
-
-
-@pytest.mark.skipif(not IS_LIGHT, reason="the real one runs what a pickle says")
-def test_zoo_file_with_code_is_refused(tmp_path: Path) -> None:
-    content = {"model": {"x": Namespace()}, "__author__": "them"}
-    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(pickle.UnpicklingError, match="Namespace"):
-        DetectionCheckpointer(nn.Linear(1, 1)).load(str(tmp_path / "bad.pkl"))
 
 
 class Toy(nn.Module):
@@ -433,15 +417,20 @@ def train_toy(output_dir: Path, stop: int = 20, resume: bool = False) -> nn.Modu
     return model
 
 
-def test_training_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hook_states", [{}, {"LRScheduler": {"base_lrs": [0.01], "last_epoch": 10}}])
+def test_training_resumes_exactly(tmp_path: Path, hook_states: dict) -> None:
     whole = train_toy(tmp_path / "whole").state_dict()
     train_toy(tmp_path / "parts", stop=10)
+    path = tmp_path / "parts" / "model_0000009.pth"
+    content = torch.load(path, weights_only=True)
+    content["trainer"]["hooks"] = hook_states
+    torch.save(content, path)
     parts = train_toy(tmp_path / "parts", resume=True).state_dict()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     saved = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
     assert set(saved) == {"model", "trainer", "iteration"}
-    assert set(saved["trainer"]) == {"iteration", "hooks", "optimizer"}
-    assert (saved["iteration"], saved["trainer"]["hooks"]["LRScheduler"]["last_epoch"]) == (19, 20)
+    assert set(saved["trainer"]) - {"hooks"} == {"iteration", "optimizer"}
+    assert saved["iteration"] == saved["trainer"]["iteration"] == 19
 
 
 def test_metrics(tmp_path: Path) -> None:
@@ -456,17 +445,6 @@ def test_metrics(tmp_path: Path) -> None:
     # Medians of the values so far.
     losses = [row["total_loss"] for row in rows[:4]]
     assert losses == pytest.approx([0.480221, 0.456758, 0.372016, 0.31204], rel=1e-4)
-
-
-def test_loss_that_is_not_finite() -> None:
-    class Bad(Toy):
-        def forward(self, batch: torch.Tensor) -> dict:
-            return {"loss": self.layers(batch).mean() * float("nan")}
-
-    model = Bad()
-    trainer = SimpleTrainer(model, [torch.ones(2, 3)], torch.optim.SGD(model.parameters(), 0.1))
-    with pytest.raises(FloatingPointError):
-        trainer.train(0, 1)
 
 
 def test_setup(configs: Path, tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from copy import deepcopy
 from typing import Any, Callable, Optional
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from .datasets import DatasetCatalog, Metadata, MetadataCatalog
+from .datasets import DatasetCatalog, MetadataCatalog
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -28,17 +27,12 @@ def get_detection_dataset_dicts(names: str, filter_empty: bool = True) -> list[R
     return dicts
 
 
-class DatasetFromList(Dataset):
+class DatasetFromList(list):
     """A list as a dataset; the full Detectron2 also packs it, so that its workers share the memory."""
 
-    def __init__(self, lst: list[Record], copy: bool = True) -> None:
-        self._items = deepcopy(lst) if copy else lst
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._items[index]
+    def __init__(self, lst: list[Record], *, copy: bool) -> None:
+        assert not copy, "the items are not copied"
+        super().__init__(lst)
 
 
 def _map_all(mapper: Mapper, batch: list[Record]) -> list[Record]:

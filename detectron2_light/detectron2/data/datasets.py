@@ -54,9 +54,6 @@ class _DatasetCatalog(_Catalog):
 class Metadata(SimpleNamespace):
     """What is known of a dataset; an attribute keeps the value it got first."""
 
-    def __getattr__(self, key: str) -> Any:
-        raise AttributeError(f"no {key!r} in the metadata, only {list(vars(self))}")
-
     def __setattr__(self, key: str, val: Any) -> None:
         old = vars(self).get(key, val)
         assert old == val, f"{key} of dataset {self.name} is {old}, not {val}"

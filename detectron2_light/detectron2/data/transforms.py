@@ -35,9 +35,6 @@ class Augmentation:
         aug_input.image = transform.apply_image(aug_input.image)
         return transform
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"
-
 
 class AugmentationList(Augmentation):
     """Augmentations one after the other."""

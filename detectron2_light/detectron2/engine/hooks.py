@@ -6,12 +6,11 @@ import datetime
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
-from ..solver import LRMultiplier
 from ..utils.events import CommonMetricPrinter, JSONWriter
 from .train_loop import HookBase
 
@@ -45,7 +44,7 @@ class PeriodicWriter(HookBase):
 
     def _write(self) -> None:
         for writer in self._writers:
-            writer.write()
+            writer.write(self.trainer.storage)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -77,12 +76,10 @@ class LRScheduler(HookBase):
         trainer = self.trainer
         groups = trainer.optimizer.param_groups
         self._shown = max(groups, key=lambda group: len(group["params"]))
-        last_iter = trainer.iter - 1
-        self._scheduler = LRMultiplier(trainer.optimizer, self._multiplier, trainer.max_iter, last_iter)
+        self._scheduler = LambdaLR(
+            trainer.optimizer, lambda i: self._multiplier(i / trainer.max_iter), trainer.iter - 1
+        )
 
     def after_step(self) -> None:
         self.trainer.storage.put_scalar("lr", self._shown["lr"], smoothing_hint=False)
         self._scheduler.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._scheduler.state_dict()

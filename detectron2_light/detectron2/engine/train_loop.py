@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 import weakref
@@ -52,9 +51,6 @@ class HookBase:
     def after_step(self) -> None:
         return
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
 
 class SimpleTrainer:
     """Gradient descent on a model that returns a dict of losses for a batch, with hooks around each step."""
@@ -81,22 +77,22 @@ class SimpleTrainer:
         logger.info(f"Starting training from iteration {start_iter}")
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
-        with EventStorage(start_iter) as self.storage:
-            try:
-                self._call_hooks("before_train")
-                for self.iter in range(start_iter, max_iter):
-                    self.storage.iter = self.iter
-                    self._call_hooks("before_step")
-                    self.run_step()
-                    self._call_hooks("after_step")
-                # Hooks tell by this that training was not cut short.
-                self.iter = max_iter
-            except Exception:
-                logger.exception("Training stopped by an error:")
-                raise
-            finally:
+        self.storage = EventStorage(start_iter)
+        try:
+            self._call_hooks("before_train")
+            for self.iter in range(start_iter, max_iter):
                 self.storage.iter = self.iter
-                self._call_hooks("after_train")
+                self._call_hooks("before_step")
+                self.run_step()
+                self._call_hooks("after_step")
+            # Hooks tell by this that training was not cut short.
+            self.iter = max_iter
+        except Exception:
+            logger.exception("Training stopped by an error:")
+            raise
+        finally:
+            self.storage.iter = self.iter
+            self._call_hooks("after_train")
 
     def _call_hooks(self, event: str) -> None:
         for hook in self._hooks:
@@ -128,20 +124,15 @@ class SimpleTrainer:
     def _write_metrics(self, losses: dict[str, float], data_time: float) -> None:
         # Two names, as with several processes data_time is that of the slowest one.
         self.storage.put_scalars(rank_data_time=data_time, data_time=data_time)
-        total = sum(losses.values())
-        if not math.isfinite(total):
-            raise FloatingPointError(f"the loss is not finite in iteration {self.iter}: {losses}")
-        self.storage.put_scalar("total_loss", total)
+        self.storage.put_scalar("total_loss", sum(losses.values()))
         if len(losses) > 1:
             self.storage.put_scalars(**losses)
 
     def state_dict(self) -> dict[str, Any]:
-        states = {type(hook).__qualname__: hook.state_dict() for hook in self._hooks}
-        hooks = {name: state for name, state in states.items() if state}
-        return {"iteration": self.iter, "hooks": hooks, "optimizer": self.optimizer.state_dict()}
+        return {"iteration": self.iter, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The hooks have no state but what follows from this.
+        # Detectron2 writes "hooks" too: what these hold follows from the iteration.
         self.iter = state_dict["iteration"]
         self.optimizer.load_state_dict(state_dict["optimizer"])
 

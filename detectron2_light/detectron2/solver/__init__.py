@@ -1,3 +1,3 @@
 """Learning rates and parameter groups."""
 
-from .build import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
+from .build import WarmupParamScheduler

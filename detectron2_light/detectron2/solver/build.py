@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fvcore.common.param_scheduler import CompositeParamScheduler, LinearParamScheduler, ParamScheduler
-from torch import nn, optim
+from torch import nn
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
@@ -53,22 +53,3 @@ class WarmupParamScheduler(CompositeParamScheduler):
         assert warmup_method == "linear", warmup_method
         warmup = LinearParamScheduler(warmup_factor * scheduler(0.0), scheduler(warmup_length))
         super().__init__([warmup, scheduler], [warmup_length, 1 - warmup_length], ["rescaled", "fixed"])
-
-
-class LRMultiplier(optim.lr_scheduler.LRScheduler):
-    """Each group's initial learning rate times `multiplier(iteration / max_iter)`."""
-
-    def __init__(
-        self, optimizer: optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
-    ) -> None:
-        self._multiplier = multiplier
-        self._max_iter = max_iter
-        super().__init__(optimizer, last_epoch=last_iter)
-
-    def state_dict(self) -> dict[str, Any]:
-        # The multiplier comes from the config, which is free to change it on resuming.
-        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
-
-    def get_lr(self) -> list[float]:
-        factor = self._multiplier(self.last_epoch / self._max_iter)
-        return [base_lr * factor for base_lr in self.base_lrs]

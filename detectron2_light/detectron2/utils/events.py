@@ -12,13 +12,6 @@ import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
 logger = logging.getLogger(__name__)
-_STORAGES: list[EventStorage] = []
-
-
-def get_event_storage() -> EventStorage:
-    """The storage of the innermost `with EventStorage(...)` block."""
-    assert _STORAGES, "there is no open EventStorage"
-    return _STORAGES[-1]
 
 
 class EventStorage:
@@ -55,13 +48,6 @@ class EventStorage:
             result[name] = (history.median(self.count_samples(name)) if smooth else value, iteration)
         return result
 
-    def __enter__(self) -> EventStorage:
-        _STORAGES.append(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _STORAGES.pop()
-
 
 class JSONWriter:
     """Appends one line of JSON for each iteration with something new."""
@@ -70,9 +56,9 @@ class JSONWriter:
         self._json_file = json_file
         self._last_written = -1
 
-    def write(self) -> None:
+    def write(self, storage: EventStorage) -> None:
         rows: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint().items():
+        for name, (value, iteration) in storage.latest_with_smoothing_hint().items():
             if iteration > self._last_written:
                 rows[iteration][name] = value
         self._last_written = max(rows, default=self._last_written)
@@ -87,8 +73,7 @@ class CommonMetricPrinter:
     def __init__(self, max_iter: int) -> None:
         self._max_iter = max_iter
 
-    def write(self) -> None:
-        storage = get_event_storage()
+    def write(self, storage: EventStorage) -> None:
         # The last call comes after the end of training, with nothing new.
         if storage.iter == self._max_iter:
             return

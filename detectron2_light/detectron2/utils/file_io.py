@@ -20,9 +20,6 @@ class _ModelFileHandler(PathHandler):
     def _get_local_path(self, path: str, **kwargs: Any) -> str:
         return PathManager.get_local_path(self.SERVER + path[len(self.PREFIX) :])
 
-    def _open(self, path: str, mode: str = "r", **kwargs: Any) -> Any:
-        return open(self._get_local_path(path), mode)
-
 
 PathManager.register_handler(HTTPURLHandler())
 PathManager.register_handler(_ModelFileHandler())

@@ -41,7 +41,8 @@ class _Conv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, norm: str, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        self.norm = {"BN": nn.BatchNorm2d, "FrozenBN": FrozenBatchNorm2d}[norm](out_channels)
+        assert norm == "BN", norm
+        self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(super().forward(x))
@@ -107,17 +108,13 @@ class BasicBlock(_ResidualBlock):
 
 
 class BottleneckBlock(_ResidualBlock):
-    """1x1, 3x3 and 1x1 convolutions; the stride is in the first of them or in the second."""
+    """1x1, 3x3 and 1x1 convolutions; the second has the stride."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, bottleneck_channels: int, stride: int, norm: str,
-        stride_in_1x1: bool,
-    ) -> None:  # fmt: skip
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self, in_channels: int, out_channels: int, *, bottleneck_channels: int, stride: int, norm: str
+    ) -> None:
         width = bottleneck_channels
-        super().__init__(
-            in_channels, [(width, 1, first), (width, 3, second), (out_channels, 1, 1)], stride, norm
-        )
+        super().__init__(in_channels, [(width, 1, 1), (width, 3, stride), (out_channels, 1, 1)], stride, norm)
 
 
 class ResNet(Backbone):
@@ -172,14 +169,14 @@ class ResNet(Backbone):
         depth: int, *, stride_in_1x1: bool = False, norm: str = "BN"
     ) -> list[list[CNNBlockBase]]:
         """The four stages of a ResNet of 50 or 101 layers."""
+        assert not stride_in_1x1, stride_in_1x1
         stages, channels = [], 64
         for stage, number in enumerate(NUM_BLOCKS[depth]):
             width = 64 * 2**stage
             stages.append(
                 ResNet.make_stage(
                     BottleneckBlock, number, stride_per_block=[min(stage, 1) + 1] + [1] * (number - 1),
-                    in_channels=channels, out_channels=4 * width, bottleneck_channels=width,
-                    stride_in_1x1=stride_in_1x1, norm=norm,
+                    in_channels=channels, out_channels=4 * width, bottleneck_channels=width, norm=norm,
                 )
             )  # fmt: skip
             channels = 4 * width
