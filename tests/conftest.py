@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,22 @@ def load_tool() -> Callable:
             sys.path.remove(tools)
 
     return load
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys) -> Callable:
+    """Runs a tool in this process; its exit code (or its one line about an error), and what it said."""
+
+    def run(name: str, *arguments) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.chdir(Path(__file__).parent.parent)
+        try:
+            runpy.run_path(f"tools/{name}.py", run_name="__main__")
+        except SystemExit as end:
+            return end.code, capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session")

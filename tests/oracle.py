@@ -144,6 +144,23 @@ def corners(xyzr: Tensor) -> Tensor:
     return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), dim=-1)
 
 
+def giou(a: list[float], b: list[float]) -> float:
+    """Of two boxes, xyxy."""
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(w, 0) * max(h, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return both / union - (hull - union) / hull
+
+
+def is_uniform(tensor: Tensor, bound: float) -> None:
+    """Asserts that initial values are drawn evenly from -bound to bound."""
+    largest = tensor.abs().max().item()
+    assert 0.97 * bound < largest <= bound * (1 + 1e-6)
+    assert tensor.mean().abs() < 0.1 * bound
+    assert abs(tensor.std().item() * math.sqrt(3) / bound - 1) < 0.1
+
+
 def _attention(stage: nn.Module, content: Tensor, xyzr: Tensor) -> Tensor:
     B, L, dim = content.shape
     mha = stage.attention

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lors.adamixer import HungarianMatcher, SetCriterion
+from oracle import giou
 
 S, CLASSES = 3, 4
 # Of the losses, then of the matching costs.
@@ -40,14 +41,6 @@ def random_targets(*numbers: int) -> list[tuple[Tensor, Tensor]]:
 def focal(logit: float, hot: bool, alpha: float = 0.25, gamma: float = 2.0) -> float:
     p = 1 / (1 + math.exp(-logit))
     return alpha * (1 - p) ** gamma * -math.log(p) if hot else (1 - alpha) * p**gamma * -math.log(1 - p)
-
-
-def giou(a: list[float], b: list[float]) -> float:
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(w, 0) * max(h, 0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
-    return both / union - (hull - union) / hull
 
 
 def l1(a: list[float], b: list[float], size: tuple[int, int]) -> float:

@@ -215,13 +215,6 @@ def test_other_sizes_are_not_compiled_again():
             torch.testing.assert_close(compiled(*some), decoder(*some), rtol=1e-5, atol=1e-5)
 
 
-def test_no_parameter_is_registered_twice():
-    decoder = make_decoder()
-    named = list(decoder.named_parameters(remove_duplicate=False))
-    assert len(named) == len({id(parameter) for _, parameter in named})
-    assert len(decoder.state_dict()) == len(named)
-
-
 def test_queries_are_a_set():
     decoder, (features, content, xyzr) = make_decoder().double(), inputs()
     features, content, xyzr = [f.double() for f in features], content.double(), xyzr.double()

@@ -10,19 +10,12 @@ import torch
 from torch import Tensor
 
 from lors.adamixer import HungarianMatcher
+from oracle import giou
 
 
 def random_boxes(*shape: int, size: float = 100) -> Tensor:
     low = torch.rand(*shape, 2) * size / 2
     return torch.cat((low, low + 1 + torch.rand(*shape, 2) * size / 2), dim=-1)
-
-
-def giou(a: list[float], b: list[float]) -> float:
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(w, 0) * max(h, 0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
-    return both / union - (hull - union) / hull
 
 
 def assign(costs: list[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lors.adamixer.mixing import AdaptiveMixing
-from oracle import literal_mixing
+from oracle import is_uniform, literal_mixing
 
 DIM = 7
 
@@ -58,13 +58,6 @@ def test_what_is_given_is_not_changed():
     given = x.clone(), query.clone()
     mixing(x, query)
     assert torch.equal(x, given[0]) and torch.equal(query, given[1])
-
-
-def is_uniform(tensor: torch.Tensor, bound: float) -> None:
-    largest = tensor.abs().max().item()
-    assert 0.97 * bound < largest <= bound * (1 + 1e-6)
-    assert tensor.mean().abs() < 0.1 * bound
-    assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
 
 
 def test_initial_values():

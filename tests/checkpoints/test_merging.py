@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_tiny_bank
 from torch import nn
 
 import lors
@@ -47,8 +46,9 @@ def test_a_merged_model_gives_the_same_logits_and_boxes_in_every_stage(num_queri
 
 @pytest.mark.parametrize("kept", [["output"], ["channel", "spatial"], ["channel"]], ids=" ".join)
 def test_a_bank_of_some_of_the_weights_merges(kept, tiny_model, random_image):
-    bank = build_tiny_bank()
-    bank = lors.Bank({name: bank._recipes[name] for name in kept})
+    recipes = dict(channel=lors.GeneratedLowRank((2, 4, 4), rank=2), output=lors.LowRank(rank=2))
+    recipes["spatial"] = lors.GeneratedLowRank((2, 4, 3), rank=2)
+    bank = lors.Bank({name: recipes[name] for name in kept})
     model, image = trained(tiny_model(bank)), random_image()
     assert set(bank.residuals()) == {f"mixing.{name}.weight" for name in kept}
     assert_close(every_stage(lors.merge(model), image), every_stage(model, image))

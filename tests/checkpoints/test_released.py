@@ -187,23 +187,6 @@ def test_with_its_order_of_operations_the_gradients_agree_too(model, golden, sta
     check(model, golden, state_dict)
 
 
-@pytest.mark.parametrize(
-    "name, decoder, everything",
-    [("adamixer_r50_1x", 110.272, 134.791), ("lors_r50_1x", 35.348, 59.867)],
-)
-def test_parameters_in_millions(name, decoder, everything):
-    with torch.device("meta"):
-        model = instantiate(load_config(name).model)
-    parameters = sum(p.numel() for p in model.parameters())
-    frozen_norms = sum(
-        b.numel() for n, b in model.named_buffers() if n.endswith(("norm.weight", "norm.bias"))
-    )
-    assert round(sum(p.numel() for p in model.decoder.parameters()) / 1e6, 3) == decoder
-    # Theirs count the first boxes too.
-    first_boxes = 4 * len(model.queries.content)
-    assert round((parameters + frozen_norms + first_boxes) / 1e6, 3) == everything
-
-
 # The released LORS, small: the geometry of the fixture `tiny_model`.
 N, D, G, C, P_IN, P_OUT, R, GROUPS, QUERIES, CLASSES, FFN = 2, 16, 2, 4, 4, 3, 2, (1, 2), 6, 3, 16
 HEAD = "roi_head.adaptive_mixing."
@@ -335,19 +318,19 @@ def test_the_norm_after_mixing_and_the_sampling_offsets_find_their_stage(tiny_mo
 def test_an_unknown_key_is_named():
     released = released_lors()
     released["roi_head.adaptive_mixing.gate.0"] = torch.ones(3)
-    with pytest.raises(ValueError, match="not keys of the authors' .*: roi_head.adaptive_mixing.gate.0$"):
+    with pytest.raises(ValueError, match=r" roi_head\.adaptive_mixing\.gate\.0$"):
         from_released(released)
 
 
 def test_another_kind_of_state_dict_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="not a state dict of the authors' AdaMixer or LORS"):
+    with pytest.raises(ValueError, match=r"neck\.gn_out\.weight$"):
         from_released(tiny_model().state_dict())
 
 
 def test_first_boxes_other_than_the_image_cannot_be_kept():
     released = released_lors()
     released[FIRST_BOXES][3, 2] = 0.5
-    with pytest.raises(ValueError, match=f"{FIRST_BOXES}: not the whole image"):
+    with pytest.raises(ValueError, match=FIRST_BOXES):
         from_released(released)
 
 
@@ -394,7 +377,7 @@ CHANNEL, SPATIAL = GeneratedLowRank((G, C, C), R), GeneratedLowRank((G, P_IN, P_
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_bank_that_is_not_theirs_has_no_released_form(residuals, named, tiny_model):
-    with pytest.raises(ValueError, match=rf"authors' programs.*decoder\.{named}"):
+    with pytest.raises(ValueError, match=rf" decoder\.{named}"):
         to_released(tiny_model(Bank(residuals)).state_dict())
 
 
@@ -411,7 +394,7 @@ def test_a_bank_that_is_not_theirs_has_no_released_form(residuals, named, tiny_m
 )
 def test_residuals_of_other_sizes_have_no_released_form(other, tiny_model):
     bank = Bank({**dict(channel=CHANNEL, spatial=SPATIAL, output=LowRank(R)), **other})
-    with pytest.raises(ValueError, match=r"authors' LORS.*one group in output; here decoder\.bank\.mixing"):
+    with pytest.raises(ValueError, match=r"channel\.weight\.A\.\d is \(.*output\.weight\.A\.\d is \("):
         to_released(tiny_model(bank).state_dict())
 
 

@@ -1,12 +1,12 @@
 """Every kind of problem is found, none hides another, and what can be mended is."""
 
 import copy
+import functools
 import json
 import logging
 import subprocess
 import sys
 from itertools import count
-from pathlib import Path
 
 import pytest
 from detectron2.config import LazyConfig
@@ -21,8 +21,8 @@ from lors.data.coco import check_image
 from lors.data.images import in_both
 from lors.data.problems import ERROR, KINDS, NOTED, summarise
 from lors.errors import UserError
+from runs import ROOT, assert_one_line
 
-ROOT = Path(__file__).parent.parent.parent
 NAN, INF = float("nan"), float("inf")
 
 
@@ -565,12 +565,6 @@ def test_every_kind_is_tested():
 # The command
 
 
-def command(*args):
-    return subprocess.run(
-        [sys.executable, "tools/check_dataset.py", *map(str, args)], cwd=ROOT, capture_output=True, text=True
-    )
-
-
 @pytest.fixture
 def folder(tmp_path):
     def write(content):
@@ -582,16 +576,11 @@ def folder(tmp_path):
     return write
 
 
-def assert_one_line(result, wanted):
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert wanted in error
-
-
 def test_the_command_lists_and_counts(folder):
     json_file, images = folder(dataset(annotation(1, (NAN, 2, 3, 4)), *[annotation(0) for _ in range(30)]))
     (images / "2.png").unlink()
-    result = command(json_file, images, "--queries", 9)
+    command = [sys.executable, "tools/check_dataset.py", str(json_file), str(images), "--queries=9"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert_one_line(result, "2 errors")
     lines = result.stdout.splitlines()
     assert lines[0] == "2 images, 33 annotations, 2 categories, problems: 33"
@@ -606,10 +595,15 @@ def test_the_command_lists_and_counts(folder):
     ]
 
 
-def test_the_command_as_json(folder):
-    result = command(*folder(dataset(annotation(1, (9, 9, 0, 4)))), "--json")
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == {
+@pytest.fixture
+def command(run_tool):
+    return functools.partial(run_tool, "check_dataset")
+
+
+def test_the_command_as_json(folder, command):
+    code, said = command(*folder(dataset(annotation(1, (9, 9, 0, 4)))), "--json")
+    assert code == 0
+    assert json.loads(said) == {
         "images": 2,
         "annotations": 3,
         "categories": 2,
@@ -620,29 +614,34 @@ def test_the_command_as_json(folder):
     }
 
 
-def test_the_command_says_what_training_says(folder, tmp_path):
+def test_the_command_says_what_training_says(folder, tmp_path, command):
     crowded = dataset(*(annotation(i) for i in range(100, 200)))
     json_file, images = folder(crowded)
     fewer = dataset(categories=[{"id": 1, "name": "ninety"}], annotations=[annotation(1, category_id=1)])
     (tmp_path / "val.json").write_text(json.dumps(fewer))
-    found = json.loads(command(json_file, images, "--json").stdout)["counts"]
-    assert found == {"more_boxes_than_queries": 1, "more_boxes_than_counted": 1}
-    test = (tmp_path / "val.json", images, "--train", json_file, "--json")
+
+    def counts(*args):
+        return json.loads(command(*args, "--json")[1])["counts"]
+
+    assert counts(json_file, images) == {"more_boxes_than_queries": 1, "more_boxes_than_counted": 1}
+    test = (tmp_path / "val.json", images, "--train", json_file)
     expected = {"other_ids": 1, "no_boxes": 1, "class_without_boxes": 1}
-    assert json.loads(command(*test).stdout)["counts"] == {**expected, "trained_on": 2}
-    assert json.loads(command(*test, "--train-images", tmp_path / "others").stdout)["counts"] == expected
+    assert counts(*test) == {**expected, "trained_on": 2}
+    assert counts(*test, "--train-images", tmp_path / "others") == expected
     # Its defaults are those of the config that people train with.
     cfg = LazyConfig.load(str(ROOT / "configs/custom/tiny_cpu.py"))
-    said = command("--help").stdout
+    code, said = command("--help")
+    assert code == 0
     for number in (cfg.model.queries.num_queries, cfg.dataloader.evaluator.max_dets_per_image):
         assert f"(default: {number}," in said
 
 
 @pytest.mark.parametrize("missing", ["json", "folder"])
-def test_the_command_without_files(folder, missing):
+def test_the_command_without_files(folder, command, missing):
     json_file, images = folder(dataset())
-    result = command(*((images / "no.json", images) if missing == "json" else (json_file, "nowhere")))
-    assert_one_line(result, "no.json" if missing == "json" else "nowhere")
+    error, _ = command(*((images / "no.json", images) if missing == "json" else (json_file, "nowhere")))
+    assert error.startswith("error: ") and "\n" not in error
+    assert ("no.json" if missing == "json" else "nowhere") in error
 
 
 # Dataset dicts

@@ -211,10 +211,6 @@ def test_register_makes_the_data_once(tmp_path, monkeypatch, catalogs, caplog):
         assert {a["category_id"] for r in records for a in r["annotations"]} <= set(range(10))
 
 
-def test_the_quick_start_has_4000_and_200_images_and_400_to_choose_on():
-    assert digits.NUM_IMAGES == {"train": 4000, "test": 200, "val": 400}
-
-
 def test_unknown_split_names_the_allowed_ones():
     with pytest.raises(ValueError, match="train, test, val.*'valid'"):
         register_digits("valid")

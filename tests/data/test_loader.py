@@ -37,6 +37,11 @@ def test_each_epoch_has_every_image_once():
     assert set(later) == set(ids) and later != ids
 
 
+def test_the_order_follows_from_the_seed():
+    ids = [[r["image_id"] for batch in batches(20, seed=seed) for r in batch] for seed in (7, 7, 8)]
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_a_batch_is_wide_or_not():
     for batch in batches(20):
         wide = {r["width"] > r["height"] for r in batch if r["image_id"] != 5}

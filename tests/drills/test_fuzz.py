@@ -2,17 +2,16 @@
 
 import argparse
 import copy
-import importlib.util
+import importlib
 import json
 import math
 import random
-import sys
 from contextlib import suppress
 
 import pytest
 from detectron2.config import LazyConfig
 from detectron2.data import get_detection_dataset_dicts
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.weights import write
@@ -105,15 +104,6 @@ def test_datasets(attempts, data, tmp_path):
     assert 0.1 * attempts["dataset"] < refused < attempts["dataset"]
 
 
-@pytest.fixture(scope="module")
-def train_net():
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 VALUES = [
     "null",
     "true",
@@ -136,9 +126,8 @@ VALUES = [
 
 def leaves(node, prefix=""):
     for key in node:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_interpolation():
-            yield from leaves(child, f"{prefix}{key}.")
+        if not OmegaConf.is_interpolation(node, key) and isinstance(node.get(key), DictConfig):
+            yield from leaves(node[key], f"{prefix}{key}.")
         yield f"{prefix}{key}"
 
 
@@ -155,7 +144,10 @@ class Ready(Exception):
     """Training is set up, and the first checkpoint would be read."""
 
 
-def test_overrides(attempts, data, tmp_path, train_net, monkeypatch):
+def test_overrides(attempts, data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    train_net = importlib.import_module("train_net")
+
     def ready(*args, **kwargs):
         raise Ready
 

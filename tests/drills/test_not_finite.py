@@ -6,8 +6,6 @@ import shlex
 import pytest
 import torch
 
-from lors.adamixer import HungarianMatcher
-from lors.data import TrainLoader
 from lors.training.hooks import ClipGradients
 from runs import arguments, assert_one_line, command
 
@@ -64,21 +62,3 @@ def test_gradients_that_are_not_finite():
 
     Trainer.grad_scaler, Trainer.optimizer = Scaler(), None
     hook.after_backward()
-
-
-def test_a_stage_whose_costs_are_not_finite_is_named():
-    logits = torch.zeros(2, 1, 5, 3)
-    logits[1, 0, 2, 0] = float("nan")
-    boxes = torch.tensor([1.0, 2, 3, 4]).expand(2, 1, 5, 4)
-    with pytest.raises(FloatingPointError, match="stage 1"):
-        HungarianMatcher()(logits, boxes, [(torch.tensor([0]), boxes[0, 0, :1])], [(50, 50)])
-
-
-def test_the_replayed_batch_is_the_streams():
-    records = [{"width": 1, "height": 1, "i": i} for i in range(9)]
-    loader = TrainLoader(records, mapper=dict, total_batch_size=2)
-    loader.seed = 3
-    batches = iter(loader)
-    fourth = [next(batches) for _ in range(4)][-1]
-    loader.next_batch = 3
-    assert next(iter(loader)) == fourth

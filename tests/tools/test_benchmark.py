@@ -64,11 +64,3 @@ def test_what_a_step_keeps_is_counted_and_let_go(benchmark):
 
     assert benchmark.kept_bytes(model, forward) == 2 * 16 * 8 * 4
     assert outputs[0]() is None
-
-
-def test_cases_cover_what_the_tables_need(benchmark):
-    cases = benchmark.cases(quick=False)
-    assert {(c.part, c.training) for c in cases} == {
-        (part, training) for part in ("decoder", "detector") for training in (False, True)
-    }
-    assert {c.queries for c in cases} == {100, 300} and {c.batch for c in cases} == {1, 2}

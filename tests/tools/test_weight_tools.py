@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,25 +19,6 @@ LORS, PLAIN = ("configs/digits/lors_digits.py", "configs/digits/adamixer_digits.
 
 def build(config: str) -> torch.nn.Module:
     return instantiate(LazyConfig.load(str(ROOT / config)).model).eval()
-
-
-@pytest.fixture
-def run(monkeypatch, capsys) -> Callable:
-    """Runs a tool; its exit code (or its one line about an error), and what it said."""
-
-    def run(tool: str, *arguments) -> tuple[object, str]:
-        spec = importlib.util.spec_from_file_location(tool, ROOT / "tools" / f"{tool}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        monkeypatch.chdir(ROOT)
-        try:
-            module.main()
-        except SystemExit as end:
-            return end.code, capsys.readouterr().out
-        return 0, capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +41,17 @@ def detect(config: str, weights: Path) -> torch.Tensor:
         return model([{"image": image.to(torch.uint8)}])[0]["instances"].scores
 
 
-def test_merged_then_factorized_it_is_the_same_detector(run, trained, tmp_path):
+def test_merged_then_factorized_it_is_the_same_detector(run_tool, trained, tmp_path):
     expected = detect(LORS, trained)
     merged, again = tmp_path / "merged.safetensors", tmp_path / "again.pth"
-    code, said = run("merge", "--config-file", LORS, trained, merged)
+    code, said = run_tool("merge", "--config-file", LORS, trained, merged)
     assert code == 0 and "parameters, merged from" in said
     torch.testing.assert_close(detect(PLAIN, merged), expected, rtol=1e-4, atol=1e-5)
 
     for config in (LORS, PLAIN):
-        error, _ = run("merge", "--config-file", config, merged, again)
+        error, _ = run_tool("merge", "--config-file", config, merged, again)
         assert error.startswith("error: ") and "merged" in error and "bank" in error
-    code, said = run("factorize", "--config-file", LORS, merged, again)
+    code, said = run_tool("factorize", "--config-file", LORS, merged, again)
     assert code == 0 and f"{again}: written" in said
     table = [line.split() for line in said.splitlines() if line.startswith("mixing.")]
     names = [f"mixing.{name}.weight" for name in ("channel", "spatial", "output")]
@@ -83,11 +61,11 @@ def test_merged_then_factorized_it_is_the_same_detector(run, trained, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "merged.safetensors"]
 
 
-def test_overrides_reach_the_bank_that_is_factorized_into(run, tmp_path):
+def test_overrides_reach_the_bank_that_is_factorized_into(run_tool, tmp_path):
     plain, out = tmp_path / "plain.pth", tmp_path / "lors.pth"
     torch.save({"model": build(PLAIN).state_dict()}, plain)
     rank = "model.decoder.bank.residual.output.rank=3"
-    code, said = run("factorize", "--config-file", LORS, plain, out, rank)
+    code, said = run_tool("factorize", "--config-file", LORS, plain, out, rank)
     assert code == 0
     state = read(str(out))["model"]
     assert state["decoder.bank.mixing.output.weight.A.0"].shape[1] == 3
@@ -95,22 +73,22 @@ def test_overrides_reach_the_bank_that_is_factorized_into(run, tmp_path):
     Checkpointer(instantiate(cfg.model)).load(str(out))
 
 
-def test_convert_says_whose_weights_they_are_and_gives_them_back(run, trained, tmp_path):
+def test_convert_says_whose_weights_they_are_and_gives_them_back(run_tool, trained, tmp_path):
     theirs, ours, back = (tmp_path / name for name in ("theirs.pth", "ours.safetensors", "back.pth"))
     # The digits' backbone has no name in the authors' program.
     weights = {n: t for n, t in weights_of(read(str(trained))).items() if not n.startswith("backbone.")}
     torch.save({"state_dict": to_released(weights), "meta": {"epoch": 1}}, theirs)
-    code, said = run("convert", theirs, ours)
+    code, said = run_tool("convert", theirs, ours)
     assert code == 0 and "LORS of its authors" in said and "not used: rpn_head.init_proposal_bboxes" in said
     converted = weights_of(read(str(ours)))
     assert set(converted) == set(weights) and all(torch.equal(t, weights[n]) for n, t in converted.items())
-    assert run("convert", "--to", "released", ours, back)[0] == 0
+    assert run_tool("convert", "--to", "released", ours, back)[0] == 0
     there, again = (read(str(path))["state_dict"] for path in (theirs, back))
     assert set(there) == set(again) and all(torch.equal(tensor, there[n]) for n, tensor in again.items())
 
     one = torch.ones(1)
     torch.save({"conv1.weight": one, "layer1.0.conv1.weight": one, "fc.bias": one}, theirs)
-    code, said = run("convert", theirs, ours)
+    code, said = run_tool("convert", theirs, ours)
     assert "ResNet of torchvision or timm, 2 tensors" in said and "not used: fc.bias" in said
 
 
@@ -120,7 +98,7 @@ class Code:
 
 
 @pytest.mark.parametrize("name", ["evil.pth", "evil.pkl", "empty.pth", "cut.pth", "text.pkl", "other.pth"])
-def test_a_bad_file_is_one_line_and_nothing_is_written(name, run, trained, tmp_path):
+def test_a_bad_file_is_one_line_and_nothing_is_written(name, run_tool, trained, tmp_path):
     path = tmp_path / name
     if name == "evil.pth":
         torch.save({"model": Code()}, path)
@@ -138,7 +116,7 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(name, run, trained, tmp_p
         ["convert", path, tmp_path / "out.pth"],
         ["merge", "--config-file", LORS, path, tmp_path / "out.pth"],
     ):
-        error, said = run(*command)
+        error, said = run_tool(*command)
         assert "this ran" not in said
         assert str(error).startswith("error: ") and "\n" not in error and name in error
         if "evil" in name:
@@ -146,16 +124,16 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(name, run, trained, tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_wrong_extensions_and_lors_twice_are_one_line(run, trained, tmp_path):
-    error, _ = run("merge", "--config-file", LORS, trained, tmp_path / "out.zip")
-    assert "ends in .pth or .safetensors" in error
+def test_wrong_extensions_and_lors_twice_are_one_line(run_tool, trained, tmp_path):
+    error, _ = run_tool("merge", "--config-file", LORS, trained, tmp_path / "out.zip")
+    assert all(name in error for name in ("out.zip", ".pth", ".safetensors"))
     for tool in ("merge", "factorize"):
-        error, _ = run(tool, "--config-file", LORS, trained, trained)
-        assert error.startswith("error: ") and "CHECKPOINT itself" in error
-    error, _ = run("factorize", "--config-file", LORS, trained, tmp_path / "out.pth")
-    assert error.startswith("error: ") and "\n" not in error and "share weights" in error
-    error, _ = run("factorize", "--config-file", PLAIN, trained, tmp_path / "out.pth")
-    assert error.startswith("error: ") and "no bank to factorize into" in error
+        error, _ = run_tool(tool, "--config-file", LORS, trained, trained)
+        assert error.startswith(f"error: {trained}: ") and "CHECKPOINT" in error
+    error, _ = run_tool("factorize", "--config-file", LORS, trained, tmp_path / "out.pth")
+    assert error.startswith("error: ") and "\n" not in error and "tools/merge.py" in error
+    error, _ = run_tool("factorize", "--config-file", PLAIN, trained, tmp_path / "out.pth")
+    assert error.startswith(f"error: {PLAIN}: ") and "bank" in error
     assert not list(tmp_path.iterdir())
 
 
@@ -167,12 +145,12 @@ def test_the_merged_detector_has_the_plain_config_of_its_shape():
     assert ours == theirs
 
 
-def test_a_model_of_timm_becomes_a_backbone_to_start_from(run, tmp_path, tiny_model):
+def test_a_model_of_timm_becomes_a_backbone_to_start_from(run_tool, tmp_path, tiny_model):
     from lors.backbones.timm import Timm
 
     whole = timm.create_model("resnet10t")
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
-    code, _ = run("convert", "--timm", "resnet10t", tmp_path / "whole.pth", tmp_path / "backbone.pth")
+    code, _ = run_tool("convert", "--timm", "resnet10t", tmp_path / "whole.pth", tmp_path / "backbone.pth")
     assert code == 0
     model = tiny_model()
     model.backbone = Timm("resnet10t")

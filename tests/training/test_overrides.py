@@ -83,13 +83,13 @@ def test_quotes_around_a_text_are_left_out(cfg, text):
 
 
 def test_a_value_of_another_kind_is_refused(cfg):
-    for override in ("train.max_iter=soon", "queries.num_queries=true"):
-        with pytest.raises(ValueError, match="must be a number, as "):
+    for override, before in (("train.max_iter=soon", 100), ("queries.num_queries=true", 3)):
+        with pytest.raises(ValueError, match=f"'{override}': .* {before} "):
             apply_overrides(cfg, [override])
 
 
 def test_a_comma_in_a_number_is_refused(cfg):
-    with pytest.raises(ValueError, match="a point and no comma"):
+    with pytest.raises(ValueError, match=r"'train\.max_iter=1,000': .*\[ \]"):
         apply_overrides(cfg, ["train.max_iter=1,000"])
 
 
