@@ -38,8 +38,12 @@ def test_each_epoch_has_every_image_once():
 
 
 def test_the_order_follows_from_the_seed():
-    ids = [[r["image_id"] for batch in batches(20, seed=seed) for r in batch] for seed in (7, 7, 8)]
-    assert ids[0] == ids[1] != ids[2]
+    first, same, other = (
+        [r["image_id"] for batch in batches(20, seed=seed) for r in batch] for seed in (7, 7, 8)
+    )
+    assert first == same
+    # What stands in for image 5 differs in any case.
+    assert sum(a == b for a, b in zip(first, other)) < len(first) / 2
 
 
 def test_a_batch_is_wide_or_not():
