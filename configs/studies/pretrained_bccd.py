@@ -10,4 +10,8 @@ study.arms = {
     "from the digits, a tenth": dict(start="sharing_digits/LORS", overrides=["train.max_iter=305"]),
     # As many iterations as take the time of the small backbone's 3,050 on a CPU
     "EfficientNet-Lite0": dict(config="configs/custom/timm_finetune.py", overrides=["train.max_iter=1000"]),
+    "EfficientNet-Lite0, frozen": dict(
+        config="configs/custom/timm_finetune.py",
+        overrides=["model.backbone.frozen=true", "train.max_iter=2300"],
+    ),
 }

@@ -28,6 +28,14 @@ def test_outputs_are_as_output_shape_says(name, options):
         assert found.shape == (2, shapes[key].channels, 64 // stride, 96 // stride)
 
 
+def test_a_frozen_one_has_no_backward_pass():
+    for frozen in (False, True):
+        backbone = Timm("tf_efficientnet_lite0", frozen=frozen)
+        maps = backbone(torch.rand(1, 3, 64, 64))
+        assert all(each.requires_grad != frozen for each in maps.values())
+        assert all(p.requires_grad != frozen for p in backbone.parameters())
+
+
 @pytest.mark.parametrize("renamed", [False, True])
 def test_weights_of_the_whole_model_become_the_backbones(renamed, tmp_path):
     whole = timm.create_model("tf_efficientnet_lite0").eval()

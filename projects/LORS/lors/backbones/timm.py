@@ -25,6 +25,7 @@ class Timm(Backbone):
         name: of a model that takes `features_only`, see `timm.list_models`.
         strides: of the outputs, which are the last of each of these strides.
         out_features: names for them.
+        frozen: keep its weights as they are, and have no backward pass through it.
         options: for the model, such as drop_path_rate, or img_size where it has a fixed one.
 
     Raises:
@@ -36,11 +37,13 @@ class Timm(Backbone):
         name: str,
         strides: Sequence[int] = (4, 8, 16, 32),
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        frozen: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
         places = _places(name, strides, **options)
         self.body = timm.create_model(name, features_only=True, out_indices=places, **options)
+        self.body.requires_grad_(not frozen)
         self._out_features = list(out_features)
         self._out_feature_channels = dict(zip(out_features, self.body.feature_info.channels()))
         self._out_feature_strides = dict(zip(out_features, strides))
