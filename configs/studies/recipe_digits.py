@@ -11,7 +11,7 @@ study.title = "What brings LORS level with plain at half its decoder's parameter
 study.reference = "plain"
 study.arms = {
     **{label: study.arms[label] for label in ("plain", "LORS", "slow private")},
-    # The paper's ranks beside its widths; above they are twice and four times as large.
+    # Beside the widths as large as the paper's; LORS's own here are twice and four times that.
     "ranks in proportion": dict(
         overrides=[*(f"{_bank}.{name}.rank=4" for name in _adaptive), f"{_bank}.output.rank=2"]
     ),

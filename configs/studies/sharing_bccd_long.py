@@ -1,5 +1,6 @@
 from .sharing_bccd import study
 
 study.title += ", with three times the schedule"
+# As long as in pretrained_bccd, which has the runs of LORS already
 study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3050"]
 study.arms = {label: study.arms[label] for label in ("plain", "LORS", "slow private", "narrow plain")}

@@ -48,3 +48,10 @@ def test_many_queries(bfloat16, tiny_model):
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_no_boxes_at_all(tiny_model):
+    model = tiny_model()
+    losses = model([image_of(20.0, False, boxes=0)] * 2)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())

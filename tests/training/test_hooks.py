@@ -79,7 +79,7 @@ def test_the_average_follows_the_weights():
     torch.testing.assert_close(average.averaged.module.first.weight, expected)
 
 
-def test_an_average_that_begins_late_begins_as_the_weights(tmp_path):
+def test_an_average_that_begins_late_begins_as_the_weights():
     model = Toy()
     average, evaluated = MovingAverage(model, decay=0.75), []
     with torch.no_grad():

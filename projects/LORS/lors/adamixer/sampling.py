@@ -77,7 +77,7 @@ class Pyramid:
         at = xy / self.stride - 0.5
         low = at.detach().floor()
         position = low[..., None] + self.step
-        # As a whole number a NaN is one too, and no row of the table.
+        # A NaN becomes a whole number of any size, so the lower bound comes after that.
         inside = position.minimum(self.last).int().clamp(min=0)
         weight = torch.addcmul(self.at_start, (at - low)[..., None], self.slope) * (position == inside)
         return inside, weight

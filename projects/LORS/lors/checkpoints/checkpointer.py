@@ -214,6 +214,7 @@ def first_readable(saved: Sequence[str], load: Callable[[str], Result]) -> Resul
 
 @contextmanager
 def named_downloads(path: str) -> Iterator[None]:
+    """Errors of a file that is not there or cannot be downloaded name it."""
     if path and "://" not in path and not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file")
     try:
