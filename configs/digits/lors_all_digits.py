@@ -1,4 +1,4 @@
-"""LORS for attention and FFN as well; what that saves is spent on rank, most of it on the last stage's."""
+"""LORS for attention and FFN as well, with ranks as small beside the widths as the paper's."""
 
 from detectron2.config import LazyCall as L
 
@@ -6,7 +6,7 @@ from lors import LowRank
 
 from .lors_digits import dataloader, lr_multiplier, model, optimizer, train
 
-model.decoder.bank.residual.update(attention=L(LowRank)(rank=8), ffn=L(LowRank)(rank=8))
-model.decoder.bank.residual.output.rank = 16
-model.decoder.bank.residual.channel.groups = model.decoder.bank.residual.spatial.groups = [1, 1, 2, 4]
+model.decoder.bank.residual.update(attention=L(LowRank)(rank=4), ffn=L(LowRank)(rank=4))
+model.decoder.bank.residual.channel.rank = model.decoder.bank.residual.spatial.rank = 4
+model.decoder.bank.residual.output.rank = 2
 train.output_dir = "./output/lors_all_digits"

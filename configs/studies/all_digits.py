@@ -1,0 +1,33 @@
+from .sharing_digits import study
+
+_plain = study.arms.plain.overrides
+_bank = "model.decoder.bank.residual"
+_all = ("attention", "ffn", "channel", "spatial", "output")
+_slow_private = study.arms["slow private"].overrides
+
+study.title = "What sharing buys where attention and FFN are shared too, on the digits"
+study.config = "configs/digits/lors_all_digits.py"
+study.arms = {
+    "plain": dict(config="configs/digits/lors_digits.py", overrides=_plain),
+    "LORS": dict(),
+    "slow private": dict(overrides=_slow_private),
+    "tied": dict(overrides=[f"{_bank}.{name}.private=false" for name in _all]),
+    "narrow plain": dict(
+        overrides=[
+            *_plain,
+            "model.decoder.groups=4",
+            "model.decoder.points_in=5",
+            "model.decoder.points_out=5",
+            "model.decoder.ffn_dim=64",
+        ]
+    ),
+    # What sharing saves pays for two more stages.
+    "6 stages, slow private": dict(
+        overrides=[
+            *_slow_private,
+            "model.decoder.num_stages=6",
+            "model.criterion.stage_weights=[0.1,0.5,1,1,1,1]",
+            *(f"{_bank}.{name}.groups=[1,1,1,1,2,2]" for name in ("channel", "spatial")),
+        ]
+    ),
+}
