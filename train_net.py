@@ -102,6 +102,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         logger.info("Parameters: %.2f M, of them %.2f M in the decoder", *sizes)
         cfg.optimizer.params.model = model
         optimizer = instantiate(cfg.optimizer)
+        wanted = settings_of(optimizer)
         stream, images = load_train_data(cfg, model)
         classes = train_classes(cfg, model)
         # What is wrong with the test set is said now, not when training is over.
@@ -162,7 +163,6 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
                 else None,
             ]
         )
-    wanted = settings_of(optimizer)
     left = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumes = args.resume and checkpointer.has_checkpoint()
     start = trainer.iter + 1 if resumes else 0
