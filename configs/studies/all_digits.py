@@ -21,13 +21,4 @@ study.arms = {
             "model.decoder.ffn_dim=64",
         ]
     ),
-    # What sharing saves pays for two more stages.
-    "6 stages, slow private": dict(
-        overrides=[
-            *_slow_private,
-            "model.decoder.num_stages=6",
-            "model.criterion.stage_weights=[0.1,0.5,1,1,1,1]",
-            *(f"{_bank}.{name}.groups=[1,1,1,1,2,2]" for name in ("channel", "spatial")),
-        ]
-    ),
 }
