@@ -21,4 +21,12 @@ study.arms = {
             "model.decoder.ffn_dim=64",
         ]
     ),
+    "narrow queries": dict(
+        overrides=[
+            *_plain,
+            "model.queries.query_dim=32",
+            "model.decoder.groups=4",
+            "model.decoder.points_out=16",
+        ]
+    ),
 }
