@@ -10,6 +10,6 @@ study.arms = {
             overrides=_digits.arms[label].get("overrides", []),
             start=f"all_digits/{label}",
         )
-        for label in ("LORS", "slow private", "tied", "narrow plain")
+        for label in ("LORS", "tied", "narrow queries")
     },
 }
