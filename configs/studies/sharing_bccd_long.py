@@ -1,6 +1,11 @@
+from .all_bccd import study as _all
 from .sharing_bccd import study
 
 study.title += ", with three times the schedule"
 # As long as in pretrained_bccd, which has the runs of LORS already
 study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3050"]
-study.arms = {label: study.arms[label] for label in ("plain", "LORS", "slow private", "narrow plain")}
+study.arms = {
+    **{label: study.arms[label] for label in ("plain", "LORS")},
+    "attention and FFN too": _all.arms.LORS,
+    "narrow queries": _all.arms["narrow queries"],
+}
