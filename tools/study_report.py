@@ -122,19 +122,25 @@ their standard error. {results["versions"]}.
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """AP against decoder parameters, on the test images once they have been looked at."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     part = parts(results)[-1]
-    for label, arm in results["arms"].items():
+    for number, (label, arm) in enumerate(results["arms"].items()):
         if numbers := values(arm, part):
             place = arm["decoder_parameters"] / 1e6, statistics.mean(numbers)
             spread = deviation(numbers)
-            axes.errorbar(*place, None if math.isnan(spread) else spread, marker="o", capsize=4)
-            axes.annotate(label, place, (7, 5), textcoords="offset points")
+            axes.errorbar(
+                *place,
+                None if math.isnan(spread) else spread,
+                fmt="o" if number < 10 else "s",  # matplotlib has ten colours
+                capsize=4,
+                label=label,
+            )
     axes.set(xlabel="parameters of the decoder, millions", ylabel=f"{part} AP, mean and standard deviation")
     axes.set_title(results["title"], fontsize=10)
-    axes.margins(0.2)
+    axes.margins(0.1)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 
