@@ -3,14 +3,13 @@ from .sharing_digits import study
 _plain = study.arms.plain.overrides
 _bank = "model.decoder.bank.residual"
 _all = ("attention", "ffn", "channel", "spatial", "output")
-_slow_private = study.arms["slow private"].overrides
 
 study.title = "What sharing buys where attention and FFN are shared too, on the digits"
 study.config = "configs/digits/lors_all_digits.py"
 study.arms = {
     "plain": dict(config="configs/digits/lors_digits.py", overrides=_plain),
     "LORS": dict(),
-    "slow private": dict(overrides=_slow_private),
+    "slow private": study.arms["slow private"],
     "tied": dict(overrides=[f"{_bank}.{name}.private=false" for name in _all]),
     "narrow plain": dict(
         overrides=[

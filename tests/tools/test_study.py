@@ -131,9 +131,12 @@ def decoder_sizes(study, name: str) -> dict[str, int]:
 def test_the_arms_of_each_study_can_be_built_and_have_the_sizes_they_should(study, name, monkeypatch):
     monkeypatch.chdir(ROOT)
     sizes = decoder_sizes(study, name)
-    small = sizes.get("attention and FFN too", sizes.get("LORS"))
-    for narrow in {"narrow plain", "narrow queries"} & {*sizes}:
-        assert sizes[narrow] == pytest.approx(small, rel=0.04)
+    if name in ("sharing_digits", "sharing_bccd"):
+        assert sizes["narrow plain"] == pytest.approx(sizes["LORS"], rel=0.02)
+    else:  # a narrow plain decoder is no smaller than what it is compared with
+        small = sizes.get("attention and FFN too", sizes.get("LORS"))
+        for narrow in {"narrow plain", "narrow queries"} & {*sizes}:
+            assert small <= sizes[narrow] <= 1.04 * small
     if "wide LORS" in sizes:
         assert sizes["wide LORS"] == pytest.approx(sizes["plain"], rel=0.02)
     if name.startswith("all"):
