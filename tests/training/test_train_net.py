@@ -149,6 +149,7 @@ def test_a_negative_number_of_gpus(data, tmp_path):
         (["train.epochs=2"], ["train.epochs, train.max_iter: only one"]),
         (["train.patience=2"], ["train.patience: needs a test set, train.eval_period"]),
         (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),
+        (["optimizer=nan", "optimizer.params.overrides.content.lr=1"], ["the config cannot be used"]),
     ],
     ids=lambda value: value[0].split("=")[0],
 )
