@@ -3,9 +3,11 @@ from .sharing_bccd import study
 
 study.title += ", with three times the schedule"
 # As long as in pretrained_bccd, which has the runs of LORS already
+study.reference = "LORS of all"
 study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3050"]
 study.arms = {
     **{label: study.arms[label] for label in ("plain", "LORS")},
-    "attention and FFN too": _all.arms.LORS,
+    "LORS of all": _all.arms.LORS,
+    "tied of all": _all.arms.tied,
     "narrow queries": _all.arms["narrow queries"],
 }

@@ -134,7 +134,7 @@ def test_the_arms_of_each_study_can_be_built_and_have_the_sizes_they_should(stud
     if name in ("sharing_digits", "sharing_bccd"):
         assert sizes["narrow plain"] == pytest.approx(sizes["LORS"], rel=0.02)
     else:  # a narrow plain decoder is no smaller than what it is compared with
-        small = sizes.get("attention and FFN too", sizes.get("LORS"))
+        small = sizes.get("LORS of all", sizes.get("LORS"))
         for narrow in {"narrow plain", "narrow queries"} & {*sizes}:
             assert small <= sizes[narrow] <= 1.04 * small
     if "wide LORS" in sizes:
