@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""The table and the picture of a study again, from docs/studies/NAME.json alone.
+"""The table and the picture of a study again, or of several in one, from docs/studies/NAME.json alone.
 
 python tools/study_report.py sharing_digits
+python tools/study_report.py sharing_digits_long sharing_bccd_long   # docs/studies/overview.md and .png
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def write_report(results: Mapping[str, Any]) -> None:
     with replacing(DOCS / f"{name}.md") as path:
         path.write_text(page(results))
     with replacing(DOCS / f"{name}.png") as path:
-        draw(results, path)
+        draw([results], path)
 
 
 def values(arm: Mapping[str, Any], part: str, metric: str = "AP") -> list[float]:
@@ -120,27 +121,44 @@ their standard error. {results["versions"]}.
     return text
 
 
-def draw(results: Mapping[str, Any], path: Path) -> None:
-    """AP against decoder parameters, on the test images once they have been looked at."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    part = parts(results)[-1]
-    for number, (label, arm) in enumerate(results["arms"].items()):
-        if numbers := values(arm, part):
-            place = arm["decoder_parameters"] / 1e6, statistics.mean(numbers)
-            spread = deviation(numbers)
-            axes.errorbar(
-                *place,
-                None if math.isnan(spread) else spread,
-                fmt="o" if number < 10 else "s",  # matplotlib has ten colours
-                capsize=4,
-                label=label,
-            )
-    axes.set(xlabel="parameters of the decoder, millions", ylabel=f"{part} AP, mean and standard deviation")
-    axes.set_title(results["title"], fontsize=10)
-    axes.margins(0.1)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
+def overview(studies: Sequence[Mapping[str, Any]]) -> str:
+    """A table of all arms of studies whose labels mean the same, with a column for each study."""
+    rows: dict[str, dict[str, str]] = {}
+    for results in studies:
+        part = parts(results)[-1]
+        for label, arm in results["arms"].items():
+            size = f"{arm['decoder_parameters'] / 1e6:.2f} M"
+            row = rows.setdefault(label, {"decoder": label, "parameters": size})
+            if numbers := values(arm, part):
+                mean = plus_minus(statistics.mean(numbers), deviation(numbers))
+                row[f"{results['study']}, {part} AP"] = mean
+    return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """AP against decoder parameters, a panel for each study, on test images once it looked at them."""
+    figure = Figure(figsize=(3 + 5 * len(studies), 4.5), layout="constrained")
+    labels = list(dict.fromkeys(label for results in studies for label in results["arms"]))
+    drawn = {}
+    for axes, results in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies):
+        part = parts(results)[-1]
+        for label, arm in results["arms"].items():
+            if numbers := values(arm, part):
+                number, spread = labels.index(label), deviation(numbers)
+                drawn[label] = axes.errorbar(
+                    arm["decoder_parameters"] / 1e6,
+                    statistics.mean(numbers),
+                    None if math.isnan(spread) else spread,
+                    fmt="o" if number < 10 else "s",
+                    color=f"C{number}",  # matplotlib has ten colours
+                    capsize=4,
+                )
+        axes.set(xlabel="parameters of the decoder, millions")
+        axes.set(ylabel=f"{part} AP, mean and standard deviation")
+        axes.set_title(results["title"] if len(studies) == 1 else results["study"], fontsize=10)
+        axes.margins(0.1)
+        axes.grid(alpha=0.3)
+    figure.legend(drawn.values(), drawn, loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 
@@ -149,8 +167,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", metavar="NAME", help="of docs/studies/NAME.json")
-    write_report(json.loads((DOCS / f"{parser.parse_args().study}.json").read_text()))
+    parser.add_argument("studies", metavar="NAME", nargs="+", help="of docs/studies/NAME.json")
+    studies = [json.loads((DOCS / f"{name}.json").read_text()) for name in parser.parse_args().studies]
+    if len(studies) == 1:
+        write_report(*studies)
+    else:
+        with replacing(DOCS / "overview.md") as path:
+            path.write_text(overview(studies) + "\n")
+        with replacing(DOCS / "overview.png") as path:
+            draw(studies, path)
 
 
 if __name__ == "__main__":

@@ -220,28 +220,36 @@ def test_a_run_that_a_killed_study_left_keeps_the_study_locked(study, tmp_path):
     study.lock_study(tmp_path).close()
 
 
+def table_of(lines: list[str]) -> dict[str, list[str]]:
+    """The cells of a Markdown table by the first of each row."""
+    cells = ([cell.strip() for cell in line.split("|")] for line in lines if "|" in line)
+    return {first: others for _, first, *others, _ in cells}
+
+
+def arm(*runs: tuple[float, bool], test: float | None = None) -> dict:
+    """As in a study's JSON, of runs with this AP on `val`, which is their seconds too, resumed or not."""
+    of = [{"val": {"AP": AP, "AP50": 90.0}, "seconds": AP, "resumed": resumed} for AP, resumed in runs]
+    for run in of if test is not None else ():
+        run["test"] = {"AP": test, "AP50": 80.0}
+    about = dict(config="c.py", overrides=["a=1"], start="first/LORS" if len(of) == 1 else "")
+    return dict(**about, decoder_parameters=1234567, iterations=9, runs=of)
+
+
+LORS_ARM = arm((60.0, False), (66.0, True))
+ABOUT = dict(study="some", title="Some", reference="LORS", versions="", overrides=[])
+
+
 def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "DOCS", tmp_path)
-
-    def arm(*runs: tuple[float, bool]) -> dict:
-        result = {"AP": 0, "AP50": 90.0}
-        of = [{"val": {**result, "AP": AP}, "seconds": AP, "resumed": resumed} for AP, resumed in runs]
-        about = dict(config="c.py", overrides=["a=1"], start="first/LORS" if len(of) == 1 else "")
-        return dict(**about, decoder_parameters=1234567, iterations=9, runs=of)
-
-    about = dict(study="some", title="Some", reference="LORS", versions="", overrides=[])
     arms = {
-        "LORS": arm((60.0, False), (66.0, True)),
+        "LORS": LORS_ARM,
         "plain": arm((70.0, False), (71.0, False), (75.0, False)),
         "once": arm((62.0, True)),
     }
-    report.write_report({**about, "arms": arms})
+    report.write_report({**ABOUT, "arms": arms})
     assert json.loads((tmp_path / "some.json").read_text())["arms"] == arms
     lines = (tmp_path / "some.md").read_text().splitlines()
-    rows = {
-        cells[1]: cells[2:-1]
-        for cells in ([x.strip() for x in line.split("|")] for line in lines if "|" in line)
-    }
+    rows = table_of(lines)
     # Of 70, 71, 75: deviation 2.65; of 60, 66: 4.24; of the difference sqrt(2.65^2 / 3 + 4.24^2 / 2) = 3.37.
     # A run that was resumed has no time of its own.
     assert rows["LORS"] == ["1.23 M", "2", "63.0 ± 4.2", "90.0 ± 0.0", "", "1.0"]
@@ -250,3 +258,21 @@ def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, m
     assert [line for line in lines if "first/LORS" in line] == [
         "- once: `c.py a=1`, 9 iterations, from `first/LORS` with the same seed"
     ]
+
+
+def test_several_studies_are_one_table_and_one_picture(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.write_report(
+        {**ABOUT, "arms": {"LORS": LORS_ARM, "plain": arm((70.0, False), (71.0, False), test=50.0)}}
+    )
+    arms = {"plain": arm((62.0, True)), "more": LORS_ARM}
+    report.write_report({**ABOUT, "study": "other", "arms": arms})
+    monkeypatch.setattr(sys, "argv", ["study_report.py", "some", "other"])
+    report.main()
+    assert (tmp_path / "overview.png").stat().st_size > 0
+    rows = table_of((tmp_path / "overview.md").read_text().splitlines())
+    # The test images were looked at in the first alone, and there with plain alone.
+    assert rows["decoder"] == ["parameters", "some, test AP", "other, val AP"]
+    assert rows["LORS"] == ["1.23 M", "", ""]
+    assert rows["plain"] == ["1.23 M", "50.0 ± 0.0", "62.0"]
+    assert rows["more"] == ["1.23 M", "", "63.0 ± 4.2"]
