@@ -194,3 +194,12 @@ def test_two_stacks_of_one_model_and_a_stack_that_pulls_already():
     assert {name.split(".")[0] for name in twin.state_dict()} == {"one", "two", "bank", "second"}
     with pytest.raises(ValueError, match="pulls"):
         factorize(twin, "one", LowRank(1), name="third")
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, 1j])
+def test_weights_that_are_no_real_numbers_are_refused(wrong):
+    model = linears(4, 4).to(torch.complex64 if wrong == 1j else torch.float32)
+    with torch.no_grad():
+        model.layers[1].weight[0, 0] = wrong
+    with pytest.raises(ValueError, match="weight"):
+        factorize(model, "layers", LowRank(1))

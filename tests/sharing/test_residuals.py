@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,8 +230,8 @@ def test_parameters_are_those_of_section_3_4(terms):
     )
 
 
-WRONG = [dict(rank=wrong) for wrong in (0, 5, 1.5)]
-WRONG += [dict(groups=wrong) for wrong in (0, (1, 2), (1, -1, 2), (1, 1.5, 2))]
+WRONG = [dict(rank=wrong) for wrong in (0, 5, 1.5, True)]
+WRONG += [dict(groups=wrong) for wrong in (0, True, (1, 2), (1, -1, 2), (1, 1.5, 2))]
 WRONG += [dict(shared=False, private=False), dict(init="zero")]
 
 
@@ -243,11 +244,16 @@ def test_a_wrong_choice_is_named(wrong):
         assert all(f"{name}={value!r}" in message for name, value in wrong.items()) and "\n" not in message
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (2, 0, 4), (1, 2, 3, 4), (2, 4, 5)])
+@pytest.mark.parametrize("shape", [8, (3, 4), (2, 0, 4), (2, 4, 2.5), (1, 2, 3, 4), (2, 4, 5)])
 def test_a_shape_that_does_not_fit_is_named(shape):
     with pytest.raises(ValueError) as error:
         shared(linears(48, 5), GeneratedLowRank(shape, 1))
     assert f"shape={shape}" in str(error.value)
+
+
+def test_numbers_may_be_numpys():
+    four = np.int64(4)
+    assert shared(linears(48, 5), GeneratedLowRank((2, four, 6), four, np.array([1, 2, 1]))).rank == 4
 
 
 def test_a_recipe_has_no_tensors_and_serves_any_number_of_stacks():

@@ -4,8 +4,8 @@
     plain = merge(model)                                      # a plain model with the same function
 
 The bank keeps what the layers share once, and for each layer a residual. A layer stays an ordinary module;
-where it reads a weight, a property of its class composes it. So state dicts hold each tensor once, a copy is
-whole, and whatever runs the plain model runs the shared one.
+where it reads a weight, a property of its class composes it. So state dicts hold each tensor once, and a copy
+of the model is whole. A layer alone is not: its parameters are those that it does not pull.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch import nn
 
 from lors.sharing.layers import (
     check_alike,
-    check_untied,
+    check_can_pull,
     find_layers,
     find_owner,
+    is_matrix,
     matches,
     parameters_of,
 )
@@ -65,9 +66,7 @@ def share(
     if getattr(owner, name, None) is not None:
         raise ValueError(f"{layers!r} has a {name} beside it already; name=... gives this bank another name")
     bank = Bank(residual, only)
-    chosen = find_layers(model, layers)
-    check_untied(model, chosen)
-    bank.attach(chosen)
+    bank.attach(find_layers(model, layers), model)
     setattr(owner, name, bank)
     return bank
 
@@ -99,34 +98,28 @@ class Bank(nn.Module):
         for recipe in self._recipes.values():
             if not isinstance(recipe, Residual):
                 raise ValueError(f"residual={recipe!r}: must be a LowRank or a GeneratedLowRank")
+        if not self._recipes:
+            raise ValueError("residual={}: there is none in it")
         self._only = None if only is None else [only] if isinstance(only, str) else list(only)
 
-    def attach(self, layers: Sequence[nn.Module]) -> None:
+    def attach(self, layers: Sequence[nn.Module], model: nn.Module | None = None) -> None:
         """Takes the weights out of the layers and lets them pull from here.
+
+        Args:
+            model: has the layers, and what else may hold their weights.
 
         Raises:
             ValueError: as `share`; the layers are then as they were.
         """
         check_alike(layers)
-        matrices = [
-            name for name, p in layers[0].named_parameters() if p.dim() > 1 and min(len(p), p[0].numel()) > 1
-        ]
-        for pattern in [*self._recipes, *(self._only or ())]:
-            if not any(matches(name, pattern) for name in matrices):
-                raise ValueError(f"pattern {pattern!r}: matches none of the layers' {', '.join(matrices)}")
-        taken = set()
-        for name in matrices:
-            wanted = self._only is None or any(matches(name, pattern) for pattern in self._only)
-            pattern = next((pattern for pattern in self._recipes if matches(name, pattern)), None)
-            if wanted and pattern is not None:
-                taken.add(pattern)
-                recipe = self._recipes[pattern]
-                try:
-                    self._place(name, recipe.build(parameters_of(layers, name, recipe.made_names(name))))
-                except (KeyError, ValueError) as error:  # a KeyError where a bank has that attribute itself
-                    raise ValueError(f"{name}: {error.args[0]}") from error
-        if unused := [pattern for pattern in self._recipes if pattern not in taken]:
-            raise ValueError(f"pattern {unused[0]!r}, only={self._only}: nothing is left for it")
+        recipes = self._choose(layers[0])
+        made_names = [made for name, recipe in recipes.items() for made in recipe.made_names(name)]
+        check_can_pull(layers, made_names, nn.ModuleList(layers) if model is None else model)
+        for name, recipe in recipes.items():
+            try:
+                self._place(name, recipe.build(parameters_of(layers, name, recipe.made_names(name))))
+            except (KeyError, ValueError) as error:  # a KeyError where a bank has that attribute itself
+                raise ValueError(f"{name}: {error.args[0]}") from error
         for name, residual in self.residuals().items():
             before = len(layers) * layers[0].get_parameter(name).numel()
             after = sum(p.numel() for p in residual.parameters())
@@ -137,6 +130,22 @@ class Bank(nn.Module):
                 )
             for i, layer in enumerate(layers):
                 let_pull(layer, residual.made_names(name), residual, i)
+
+    def _choose(self, layer: nn.Module) -> dict[str, Residual]:
+        """The names of the weights to share, and the recipe of each."""
+        matrices = [name for name, p in layer.named_parameters() if is_matrix(p)]
+        for pattern in [*self._recipes, *(self._only or ())]:
+            if not any(matches(name, pattern) for name in matrices):
+                raise ValueError(f"pattern {pattern!r}: matches none of the layers' {', '.join(matrices)}")
+        chosen = {}
+        for name in matrices:
+            wanted = self._only is None or any(matches(name, pattern) for pattern in self._only)
+            pattern = next((pattern for pattern in self._recipes if matches(name, pattern)), None)
+            if wanted and pattern is not None:
+                chosen[name] = pattern
+        if unused := [pattern for pattern in self._recipes if pattern not in chosen.values()]:
+            raise ValueError(f"pattern {unused[0]!r}, only={self._only}: nothing is left for it")
+        return {name: self._recipes[pattern] for name, pattern in chosen.items()}
 
     def _place(self, name: str, residual: Residual) -> None:
         place: nn.Module = self

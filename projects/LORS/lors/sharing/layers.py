@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -75,11 +75,17 @@ def parameters_of(
     return found
 
 
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether it has two or more dimensions, is no vector in that shape, and can be a sum."""
+    numbers = parameter.is_floating_point() or parameter.is_complex()
+    return parameter.dim() > 1 and 1 < len(parameter) < parameter.numel() and numbers
+
+
 def check_alike(layers: Sequence[nn.Module]) -> None:
-    """Layers can share if they are built alike and each has its parameters in one place.
+    """Layers can share if what has parameters in them is built alike.
 
     Raises:
-        ValueError: the first difference, or what keeps a layer from pulling.
+        ValueError: the first difference, or a layer that pulls already.
     """
     if len(layers) < 2:
         raise ValueError(f"sharing takes at least two layers, and here is {len(layers)}")
@@ -93,39 +99,57 @@ def check_alike(layers: Sequence[nn.Module]) -> None:
                     f"layers 0 and {i} differ: {name or 'the layer'} is {here} and {there}; a part of them "
                     f"may be alike, as in 'layers[1:]'"
                 )
+        for name, module in layer.named_modules():
+            if isinstance(module, Pulling):
+                raise ValueError(f"layer {i}: {name or 'it'} pulls from a bank already")
+
+
+def check_can_pull(layers: Sequence[nn.Module], names: Sequence[str], model: nn.Module) -> None:
+    """A weight can be pulled where its module alone holds it, and holds it once.
+
+    Raises:
+        ValueError: what else of the model holds one.
+    """
     places: dict[nn.Parameter, str] = {}
     for i, layer in enumerate(layers):
-        for module_name, module in layer.named_modules():
-            if isinstance(module, Pulling):
-                raise ValueError(f"layer {i}: {module_name or 'it'} pulls from a bank already")
-        for name, parameter in layer.named_parameters(remove_duplicate=False):
-            if parameter in places:
+        known = dict(layer.named_parameters(remove_duplicate=False))
+        for name in (name for name in names if name in known):
+            if (parameter := known[name]) in places:
                 raise ValueError(f"layer {i}: {name} is the same parameter as {places[parameter]}")
             places[parameter] = f"{name} of layer {i}"
+    held: dict[nn.Parameter, str] = {}
+    for module_name, module in model.named_modules():  # a module with two names is one that holds it
+        for name, parameter in module.named_parameters(module_name, recurse=False, remove_duplicate=False):
+            if parameter in places and parameter in held:
+                raise ValueError(f"{held[parameter]} and {name} are one parameter: untie them")
+            held[parameter] = name
+    for i, layer in enumerate(layers):
         for module_name, module in layer.named_modules():
             for attribute, value in vars(module).items():
-                values = value if isinstance(value, (list, tuple)) else (value,)
-                if any(isinstance(each, nn.Parameter) and each in places for each in values):
+                if attribute != "_parameters" and any(
+                    isinstance(leaf, nn.Parameter) and leaf in places for leaf in _leaves(value)
+                ):
                     kind = f"{type(module).__name__} {module_name}".strip()
                     raise ValueError(f"layer {i}: {kind} keeps parameters in {attribute} too and cannot pull")
 
 
-def check_untied(model: nn.Module, layers: Sequence[nn.Module]) -> None:
-    """Sharing would part a weight of a layer from what else holds it.
-
-    Raises:
-        ValueError: something outside the layers holds one.
-    """
-    inside = Counter(p for layer in layers for _, p in layer.named_parameters(remove_duplicate=False))
-    everywhere = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
-    for name, p in model.named_parameters(remove_duplicate=False):
-        if p.dim() > 1 and 0 < inside[p] < everywhere[p]:
-            raise ValueError(f"{name} is held inside and outside of the layers: untie it")
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in lists, tuples and dicts, and in those that are in them."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _parts(layer: nn.Module) -> dict[str, str]:
-    """Each module's class and each parameter's kind, by name."""
-    parts = {name: type(module).__qualname__ for name, module in layer.named_modules()}
+    """The class of each module that has parameters, and the kind of each parameter, by name."""
+    parts = {}
+    for name, module in layer.named_modules():
+        if next(module.parameters(), None) is not None:
+            parts[name] = type(module).__qualname__
     for name, p in layer.named_parameters():
         parts[name] = f"{tuple(p.shape)} {p.dtype} {p.device}{'' if p.requires_grad else ' frozen'}"
     return parts

@@ -53,7 +53,7 @@ def factorize(
         layers, residual, only, name: as in `share`.
 
     Raises:
-        ValueError: as `share`.
+        ValueError: as `share`; weights that are complex or not finite.
     """
     twin = copy.deepcopy(model)
     bank = share(twin, layers, residual, only, name=name)
@@ -61,7 +61,10 @@ def factorize(
     explained = []
     for name, one in bank.residuals().items():
         logger.info("Factorizing %s", name)
-        given = [[p.double() for p in made] for made in parameters_of(trained, name, one.made_names(name))]
+        made = parameters_of(trained, name, one.made_names(name))
+        if not all(p.isfinite().all() and p.isreal().all() for of_layer in made for p in of_layer):
+            raise ValueError(f"{name}: the weights must be real and finite")
+        given = [[p.double() for p in of_layer] for of_layer in made]
         fit = _fit_generated if isinstance(one, GeneratedLowRank) else _fit_low_rank
         weights, alone = fit(one, given)
         mean = sum(weights) / len(weights)

@@ -16,6 +16,7 @@ class Pulling:
     """A module whose class has a property for each parameter that it pulls; made by `_class_that_pulls`."""
 
     _pulled: dict[str, tuple[Residual, int, int]]  # residual, layer, place among what it makes
+    _pulled_among: tuple[str, ...]  # the names of its own parameters, before it pulled any
     _made: dict[tuple[str, bool], Tensor] | None = None  # in a forward pass, what it has read so far
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,6 +85,8 @@ def let_pull(layer: nn.Module, names: Sequence[str], residual: Residual, number:
     """Takes parameters of one module out of a layer, and lets it pull what the residual makes for them."""
     module = layer.get_submodule(names[0].rpartition(".")[0])
     leaves = [name.rpartition(".")[2] for name in names]
+    if not isinstance(module, Pulling):
+        module._pulled_among = tuple(name for name, _ in module.named_parameters(recurse=False))
     for leaf in leaves:
         delattr(module, leaf)
     plain = _plain_class(module)
@@ -99,13 +102,18 @@ def keep(module: Pulling) -> None:
     for name, (residual, layer, place) in module._pulled.items():
         parameters = list(residual.parameters())
         dtype = parameters[0].dtype
-        weight = residual.weights(layer, torch.promote_types(dtype, torch.float64))[place].to(dtype)
+        # Apple's GPUs have no float64.
+        wide = dtype if parameters[0].is_mps else torch.promote_types(dtype, torch.float64)
+        weight = residual.weights(layer, wide)[place].to(dtype)
         trained = any(parameter.requires_grad for parameter in parameters)
         made[name] = nn.Parameter(weight, requires_grad=trained)
     module.__class__ = _plain_class(module)
-    for attribute in ("_pulled", "_made"):
+    # In the plain model's order, by which an optimiser's state goes.
+    places = {name: i for i, name in enumerate(module._pulled_among)}
+    ordered = sorted({**own, **made}.items(), key=lambda item: places.get(item[0], len(places)))
+    for attribute in ("_pulled", "_pulled_among", "_made"):
         vars(module).pop(attribute, None)
     for name in own:
         delattr(module, name)
-    for name, parameter in {**made, **own}.items():  # weight before bias, as in the plain model
+    for name, parameter in ordered:
         module.register_parameter(name, parameter)

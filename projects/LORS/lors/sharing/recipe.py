@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Union
+from numbers import Integral
+from typing import Any, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from lors.sharing.initial import INITS
 
 Groups = Union[int, Sequence[int]]
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
 class Residual(nn.Module):
@@ -31,16 +36,16 @@ class Residual(nn.Module):
         self, rank: int, groups: Groups = 1, *, shared: bool = True, private: bool = True, init: str = "own"
     ) -> None:
         super().__init__()
-        if not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank={rank}: must be a positive int")
+        if not is_count(rank):
+            raise ValueError(f"rank={rank!r}: must be a positive int")
         if not (shared or private):
             raise ValueError("shared=False, private=False: at least one of the two terms must exist")
         if init not in INITS:
             raise ValueError(f"init={init!r}: must be one of {', '.join(INITS)}")
-        if not isinstance(groups, (int, Iterable)):
-            raise ValueError(f"groups={groups}: must be an int or one for each layer")
-        self.rank, self.has_shared, self.has_private, self.init = rank, shared, private, init
         self.groups = tuple(groups) if isinstance(groups, Iterable) else groups
+        if not all(map(is_count, self.groups if isinstance(groups, Iterable) else (groups,))):
+            raise ValueError(f"groups={groups!r}: must be a positive int or one for each layer")
+        self.rank, self.has_shared, self.has_private, self.init = int(rank), shared, private, init
 
     def made_names(self, name: str) -> tuple[str, ...]:
         """The parameters that `weights` makes where the one of this name is shared."""
@@ -53,9 +58,9 @@ class Residual(nn.Module):
             ValueError: the rank or the groups do not fit.
         """
         built = copy.deepcopy(self)
-        built.groups = (self.groups,) * len(layers) if isinstance(self.groups, int) else self.groups
-        if len(built.groups) != len(layers) or any(not isinstance(k, int) or k < 1 for k in built.groups):
-            raise ValueError(f"groups={self.groups}: must be a positive int or {len(layers)} of them")
+        built.groups = self.groups if isinstance(self.groups, tuple) else (self.groups,) * len(layers)
+        if len(built.groups) != len(layers):
+            raise ValueError(f"groups={self.groups}: must be one for all, or {len(layers)} of them")
         with torch.no_grad():
             built._build(*layers[0])
         return built

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lors.sharing.initial import start_generated, start_low_rank
-from lors.sharing.recipe import Groups, Residual
+from lors.sharing.recipe import Groups, Residual, is_count
 
 
 class LowRank(Residual):
@@ -69,14 +69,14 @@ class GeneratedLowRank(Residual):
         rank, groups, choices: as in `Residual`.
 
     Raises:
-        ValueError: a shape that is not three positive numbers.
+        ValueError: a shape that is not three positive ints.
     """
 
     def __init__(self, shape: Sequence[int], rank: int, groups: Groups = 1, **choices: bool | str) -> None:
         super().__init__(rank, groups, **choices)
-        self.shape = tuple(int(s) for s in shape)
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ValueError(f"shape={self.shape}: must be (g, d, h), three positive numbers")
+        if not isinstance(shape, Sequence) or len(shape) != 3 or not all(map(is_count, shape)):
+            raise ValueError(f"shape={shape}: must be (g, d, h), three positive ints")
+        self.shape = tuple(map(int, shape))
 
     def made_names(self, name: str) -> tuple[str, ...]:
         return (name, name.removesuffix("weight") + "bias")
