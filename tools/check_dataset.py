@@ -17,6 +17,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -48,6 +49,12 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
     if args.train and not any(problem.done == ERROR for problem in problems):
         train_images = args.train_images or (image_folder(args.train) if is_voc(args.train) else images)
         train, _ = read(args.train, train_images)
+        if not (args.train_images or is_voc(args.train)):
+            # Roboflow's files lie among their images.
+            beside = os.path.dirname(os.path.abspath(args.train))
+            with suppress(AttributeError, IndexError, KeyError, TypeError):  # `check` says what is wrong
+                if os.path.isfile(os.path.join(beside, train["images"][0]["file_name"])):
+                    train_images = beside
         errors = [problem for problem in check(train, train_images) if problem.done == ERROR]
         if errors := [problem for problem in errors if problem.kind != "missing_image"]:
             raise UserError(f"{args.train} cannot be used: {summarise(errors)}")
@@ -103,7 +110,9 @@ def main() -> None:
         "--train", metavar="ANNOTATIONS", help="of the training set, for a test set's classes and images"
     )
     parser.add_argument(
-        "--train-images", metavar="IMAGES", help="of the training set, where they are elsewhere"
+        "--train-images",
+        metavar="IMAGES",
+        help="of the training set; by default its file's folder if they are there, else IMAGES",
     )
     parser.add_argument("--crowds-as-objects", action="store_true", help="as dataset.crowds_as_objects=true")
     parser.add_argument("--json", action="store_true", help="all of it as JSON")

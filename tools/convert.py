@@ -13,10 +13,11 @@ whole model, and without IN timm downloads it. OUT ends in .pth or .safetensors.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 
-from lors.checkpoints import convert, read, to_released, weights_of, write
-from lors.checkpoints.about import about_of
+from lors.checkpoints import read_detector, to_released, write
 from lors.errors import UserError
 from lors.training.errors import one_line_errors
 
@@ -39,17 +40,17 @@ def main() -> None:
         return
     if not args.source:
         parser.error("IN is missing")
-    content = read(args.source)
-    try:
-        kind, weights, unused = convert(weights_of(content))
-        if args.to == "released":
-            write(args.out, {"state_dict": to_released(weights), "meta": {}})
-        else:
-            write(args.out, {"model": weights, "about": about_of(content, kind, weights)})
-    except UserError as error:
-        raise UserError(f"{args.source}: {error}") from error
-    sys.stdout.write(f"{args.source}: {kind}, {len(weights)} tensors\n")
-    sys.stdout.write(f"not used: {', '.join(unused) or 'none'}\n{args.out}: written\n")
+    if os.path.realpath(args.out) == os.path.realpath(args.source):
+        raise UserError(f"{args.out}: is IN itself, which would be written over")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    found = read_detector(args.source)
+    weights, about = found["model"], found["about"]
+    if args.to == "released":
+        meta = {"CLASSES": about["names"]} if "names" in about else {}
+        write(args.out, {"state_dict": to_released(weights), "meta": meta})
+    else:
+        write(args.out, {"model": weights, "about": about})
+    sys.stdout.write(f"{args.out}: written\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_bank
+from conftest import build_tiny_bank, build_tiny_decoder
 
 from lors import merge
 from lors.checkpoints import Checkpointer, convert, read, weights_of, write
@@ -119,7 +119,8 @@ def test_a_checkpoint_of_another_bank_is_refused(tiny_model, tmp_path):
     path = save(tiny_model().state_dict(), tmp_path)
     assert "bank.mixing.channel.weight.A.1" in one_line(tiny_model(build_tiny_bank(groups=(1, 1))), path)
     some = Bank({"output": LowRank(2, init="released")})
-    assert "decoder.stages.0.mixing.channel" in one_line(tiny_model(some), path)
+    message = one_line(tiny_model(some), path)
+    assert "decoder.bank.mixing.channel" in message and "mixing.output" not in message
 
 
 def test_a_download_that_fails_is_named(tiny_model, tmp_path, monkeypatch):
@@ -169,6 +170,13 @@ def test_rows_of_classes_with_the_same_name_are_kept(names, merged, extension, t
     kept, new = line.partition(" New")[::2]
     assert all((name in new) == (name not in ABOUT["names"]) for name in names)
     assert all((name in kept) == (name in ABOUT["names"]) for name in names)
+
+
+def test_a_start_of_another_shape_is_refused_by_name(tiny_model, tmp_path):
+    path, model = trained(tiny_model(), tmp_path), tiny_model(num_classes=2)
+    model.decoder = build_tiny_decoder(num_classes=2, query_dim=32)
+    with pytest.raises(UserError, match=r"decoder\.stages\.0\..+: file .+, model "):
+        start(path, model, ["two", "four"])
 
 
 def test_the_same_classes_in_the_same_order_are_loaded_whole(tiny_model, tmp_path, caplog):

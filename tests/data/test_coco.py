@@ -345,6 +345,20 @@ def test_the_share_of_many_images_is_as_asked(tmp_path):
     assert len(DatasetCatalog.get(train)) + len(DatasetCatalog.get(test)) == 2000
 
 
+def test_the_augmented_copies_of_an_image_are_in_one_part(tmp_path):
+    """As Roboflow names them."""
+    json_file, images = many(tmp_path, 90)
+    content = json.loads(Path(json_file).read_text())
+    for i, image in enumerate(content["images"]):
+        image["file_name"] = f"IMG_{i // 3}_jpg.rf.{i:08x}.jpg"
+    Path(json_file).write_text(json.dumps(content))
+    parts = [
+        {record["image_id"] // 3 for record in DatasetCatalog.get(name)}
+        for name in split(json_file, images, val_fraction=0.3)
+    ]
+    assert all(parts) and not parts[0] & parts[1]
+
+
 def test_without_a_test_set_there_is_none(tmp_path):
     files = many(tmp_path)
     train, test = split(*files)

@@ -75,17 +75,33 @@ def test_files_beside_their_images(tmp_path):
     assert content["images"] == [{"id": 1, "file_name": "photo 1.PNG", "width": 60, "height": 40}]
 
 
+def test_an_image_is_not_the_labels_or_the_mask_beside_it(tmp_path):
+    for name in ("0.jpg", "1.jpg", "1.png", "2.jpg", "2.png"):
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+    for name in ("0.txt", "0.json"):
+        (tmp_path / name).touch()
+    for i in range(2):
+        (tmp_path / f"{i}.xml").write_text(xml(f"{i}.jpg", ("red", (1, 1, 5, 5), 0)))
+    content, problems = read_voc(str(tmp_path), str(tmp_path))
+    assert [image["file_name"] for image in content["images"]] == ["0.jpg", "1.jpg"]
+    assert [problem.id for problem in problems] == ["2.jpg", "2.png"]
+    (tmp_path / "2.xml").write_text(xml("other.jpg", ("red", (1, 1, 5, 5), 0)))
+    with pytest.raises(UserError, match=r"2\.jpg or 2\.png"):
+        read_voc(str(tmp_path), str(tmp_path))
+
+
 def test_what_other_systems_and_tools_leave_is_read(voc):
     annotations = voc / "Annotations"
     (annotations / "._0.xml").write_bytes(b"\0\5\x16\7")
     (annotations / "0.xml").rename(annotations / "0.XML")
     (annotations / "1.xml").write_text(xml("1.jpg", ("\n  red ", (5, 5, 9, 9), 0)))
-    (voc / "ImageSets/Main/train.txt").write_text("1.jpg\n")
+    (annotations / "a 1.xml").write_text(xml("a 1.jpg"))
+    (voc / "ImageSets/Main/train.txt").write_text("1.jpg\na 1\n")
     whole, _ = read_voc(str(voc), str(voc / "JPEGImages"))
-    assert [image["file_name"] for image in whole["images"]] == ["0.jpg", "1.jpg"]
+    assert [image["file_name"] for image in whole["images"]] == ["0.jpg", "1.jpg", "a 1.jpg"]
     assert whole["categories"] == [{"id": 1, "name": "red"}]
     listed, _ = read_voc(str(voc / "ImageSets/Main/train.txt"), str(voc / "JPEGImages"))
-    assert [image["file_name"] for image in listed["images"]] == ["1.jpg"]
+    assert [image["file_name"] for image in listed["images"]] == ["1.jpg", "a 1.jpg"]
 
 
 @pytest.mark.parametrize("name", ["images", "Images"])
@@ -120,9 +136,10 @@ def test_xml_files_of_other_programs_are_left_out(voc, caplog):
         ("Annotations/0.xml", ROTATED, "0.xml: .*robndbox"),
         ("ImageSets/Main/train.txt", "7\n", "there is no .*7.xml"),
         ("ImageSets/Main/train.txt", "\n", "there are no XML files"),
+        ("train.txt", "0\n", "train.txt: there is no .*Annotations"),
     ],
 )
 def test_what_is_none(voc, name, text, reason):
     (voc / name).write_text(text)
     with pytest.raises(UserError, match=reason):
-        register_coco(str(voc / "ImageSets/Main/train.txt"), "")
+        register_coco(str(voc / (name if name.endswith(".txt") else "ImageSets/Main/train.txt")), "")

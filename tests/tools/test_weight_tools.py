@@ -73,23 +73,36 @@ def test_overrides_reach_the_bank_that_is_factorized_into(run_tool, tmp_path):
     Checkpointer(instantiate(cfg.model)).load(str(out))
 
 
-def test_convert_says_whose_weights_they_are_and_gives_them_back(run_tool, trained, tmp_path):
+def test_convert_says_whose_weights_they_are_and_gives_them_back(run_tool, trained, tmp_path, caplog):
+    caplog.set_level("INFO")
     theirs, ours, back = (tmp_path / name for name in ("theirs.pth", "ours.safetensors", "back.pth"))
     # The digits' backbone has no name in the authors' program.
     weights = {n: t for n, t in weights_of(read(str(trained))).items() if not n.startswith("backbone.")}
-    torch.save({"state_dict": to_released(weights), "meta": {"epoch": 1}}, theirs)
-    code, said = run_tool("convert", theirs, ours)
-    assert code == 0 and "LORS of its authors" in said and "not used: rpn_head.init_proposal_bboxes" in said
+    names = [f"digit {i}" for i in range(10)]
+    torch.save({"state_dict": to_released(weights), "meta": {"CLASSES": names}}, theirs)
+    assert run_tool("convert", theirs, ours)[0] == 0
+    assert "LORS of its authors" in caplog.text and "not used: rpn_head.init_proposal_bboxes" in caplog.text
     converted = weights_of(read(str(ours)))
     assert set(converted) == set(weights) and all(torch.equal(t, weights[n]) for n, t in converted.items())
+    assert read(str(ours))["about"]["names"] == names
     assert run_tool("convert", "--to", "released", ours, back)[0] == 0
     there, again = (read(str(path))["state_dict"] for path in (theirs, back))
     assert set(there) == set(again) and all(torch.equal(tensor, there[n]) for n, tensor in again.items())
+    assert read(str(back))["meta"]["CLASSES"] == names
 
     one = torch.ones(1)
     torch.save({"conv1.weight": one, "layer1.0.conv1.weight": one, "fc.bias": one}, theirs)
-    code, said = run_tool("convert", theirs, ours)
-    assert "ResNet of torchvision or timm, 2 tensors" in said and "not used: fc.bias" in said
+    assert run_tool("convert", theirs, ours)[0] == 0
+    assert "ResNet of torchvision or timm, 2 tensors; not used: fc.bias" in caplog.text
+
+
+def test_convert_takes_the_moving_average(run_tool, trained, tmp_path):
+    weights = read(str(trained))["model"]
+    average = {name: w + 1 if w.is_floating_point() else w for name, w in weights.items()}
+    torch.save({"model": weights, "ema": average}, tmp_path / "training.pth")
+    assert run_tool("convert", tmp_path / "training.pth", tmp_path / "out.pth")[0] == 0
+    converted = read(str(tmp_path / "out.pth"))["model"]
+    assert all(torch.equal(w, average[name]) for name, w in converted.items())
 
 
 class Code:
@@ -127,9 +140,13 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(name, run_tool, trained, 
 def test_wrong_extensions_and_lors_twice_are_one_line(run_tool, trained, tmp_path):
     error, _ = run_tool("merge", "--config-file", LORS, trained, tmp_path / "out.zip")
     assert all(name in error for name in ("out.zip", ".pth", ".safetensors"))
-    for tool in ("merge", "factorize"):
-        error, _ = run_tool(tool, "--config-file", LORS, trained, trained)
-        assert error.startswith(f"error: {trained}: ") and "CHECKPOINT" in error
+    for tool, *config in (
+        ("merge", "--config-file", LORS),
+        ("factorize", "--config-file", LORS),
+        ("convert",),
+    ):
+        error, _ = run_tool(tool, *config, trained, trained)
+        assert error.startswith(f"error: {trained}: ") and ("CHECKPOINT" in error or "IN" in error)
     error, _ = run_tool("factorize", "--config-file", LORS, trained, tmp_path / "out.pth")
     assert error.startswith("error: ") and "\n" not in error and "tools/merge.py" in error
     error, _ = run_tool("factorize", "--config-file", PLAIN, trained, tmp_path / "out.pth")

@@ -112,11 +112,13 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights, about = checkpoint["model"], checkpoint.get("about", {})
         own = self.model.state_dict()
-        shares = [any(".bank." in name for name in names) for names in (own, weights)]
-        if shares == [False, True]:
+        banks = [{name for name in names if ".bank." in name} for names in (own, weights)]
+        shares = [bool(bank) for bank in banks]
+        if shares[1] and banks[0] != banks[1]:
             raise UserError(
-                "the layers of the checkpoint share weights and the model's do not: take the config it was "
-                "trained with, or merge it (tools/merge.py)"
+                "the layers of the checkpoint share weights and the model's do not, or others "
+                f"({_first(sorted(banks[0] ^ banks[1]))}): take the config it was trained with, or merge it "
+                "(tools/merge.py)"
             )
         if self.about:
             weights = checkpoint["model"] = self._fit_classes(weights, own, about)
@@ -161,7 +163,7 @@ class Checkpointer(DetectionCheckpointer):
         to, source = (torch.tensor([pair[k] for pair in kept], dtype=torch.long) for k in (0, 1))
         fitted = dict(weights)
         for name in filter(_CLASSIFIER.fullmatch, weights):
-            if name in own:
+            if name in own and own[name].shape[1:] == weights[name].shape[1:]:
                 fitted[name] = own[name].cpu().clone()
                 fitted[name][to] = weights[name][source].to(fitted[name].dtype)
         logger.info(
@@ -229,7 +231,7 @@ def read_detector(path: str, averaged: bool = True) -> dict[str, Any]:
     The weights are their moving average where the file has one, unless training goes on from it.
     """
     content = read(path)
-    if averaged and content.get("ema"):
+    if averaged and isinstance(content.get("ema"), Mapping):
         logger.info("%s: the moving average of the weights is taken", path)
         content["model"] = {name: w for name, w in content["ema"].items() if name != "n_averaged"}
     try:
@@ -238,11 +240,9 @@ def read_detector(path: str, averaged: bool = True) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from error
     if bad := [name for name, w in weights.items() if w.is_floating_point() and not w.isfinite().all()]:
         logger.warning("%s: %d tensors have a NaN or an infinity, the first is %s", path, len(bad), bad[0])
-    about = about_of(content, kind, weights)
-    if kind == DETECTOR:
-        return {**content, "model": weights, "about": about}
-    logger.info("%s: %s; not used: %s", path, kind, ", ".join(unused) or "none")
-    return {"model": weights, "about": about}
+    logger.info("%s: %s, %d tensors; not used: %s", path, kind, len(weights), ", ".join(unused) or "none")
+    known = content if kind == DETECTOR else {}
+    return {**known, "model": weights, "about": about_of(content, kind, weights)}
 
 
 def _first(items: Sequence[str], number: int = 4) -> str:

@@ -15,13 +15,14 @@ from typing import Any
 from lors.data.fields import (
     FARTHEST,
     FIELDS,
+    box_around,
     is_annotation_id,
     is_id,
     is_image_id,
     is_number,
-    is_segmentation,
     is_size,
     is_text,
+    number_of,
     wrong_fields,
 )
 from lors.data.images import BadImage, find_files, plain_name, size_of
@@ -72,12 +73,8 @@ def check(
 
     images, categories = (_by_id(content, key, add) for key in ("images", "categories"))
     _image_files(images, image_root, add)
-    for i, category in categories.items():
-        name, others = category.get("name"), [c.get("name") for c in categories.values() if c is not category]
-        if is_text(name) and name in others[: [*categories].index(i)]:
-            category["name"] = next(n for k in count(2) if (n := f"{name} ({k})") not in others)
-            add("same_name", f"category {i}", f"{name!r} becomes {category['name']!r}")
     in_image, in_class = _annotations(content, images, categories, crowds_as_objects, add)
+    _same_names(content, categories, {i for i, _ in in_class}, add)
     if without := [i for i in categories if in_class and not in_class[i, False]]:
         reason = ", ".join(short(categories[i].get("name")) for i in without)
         if crowds := sum(in_class[i, True] for i in without):
@@ -120,6 +117,23 @@ def _image_files(images: dict[Any, dict], image_root: str | None, add: Add) -> N
             add(kind, f"image {i}", "width and height are {}, {}, not whole numbers above 0".format(*size))
 
 
+def _same_names(content: dict, categories: dict[Any, dict], used: set[Any], add: Add) -> None:
+    """Leaves a name to one category, the first that has annotations."""
+    names = [category.get("name") for category in categories.values()]
+    for name in {name: None for name in names if is_text(name) and names.count(name) > 1}:
+        alike = [i for i in categories if categories[i].get("name") == name]
+        first, *others = sorted(alike, key=lambda i: i not in used)
+        for i in others:
+            if i in used:
+                names.append(next(n for k in count(2) if (n := f"{name} ({k})") not in names))
+                categories[i]["name"] = names[-1]
+                add("same_name", f"category {i}", f"{name!r} becomes {names[-1]!r}")
+            else:
+                empty = categories.pop(i)
+                content["categories"] = [c for c in content["categories"] if c is not empty]
+                add("empty_class", f"category {i}", f"{name!r} is category {first} too")
+
+
 def _entries(content: dict, key: str, add: Add) -> Iterator[tuple[str, dict]]:
     entries = content.get(key, [])
     if not isinstance(entries, list):
@@ -138,9 +152,9 @@ def _by_id(content: dict, key: str, add: Add) -> dict[Any, dict]:
     name, fits, found = {"images": "image", "categories": "category"}[key], FIELDS[key]["id"][1], {}
     for where, entry in _entries(content, key, add):
         given = entry.get("id")
-        if not fits(given) and is_id(_number(given)):
+        if not fits(given) and is_id(number_of(given)):
             add("id_type", where, f"its id is {short(given)}")
-            given = entry["id"] = _number(given)
+            given = entry["id"] = number_of(given)
         if fits(given):
             where = f"{name} {given}"
             if type(given) is not type(next(iter(found), given)):
@@ -158,15 +172,6 @@ def _by_id(content: dict, key: str, add: Add) -> dict[Any, dict]:
     return found
 
 
-def _number(value: Any) -> int | None:
-    """The whole number that a text or a float stands for."""
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
-
-
 def _annotations(
     content: dict, images: dict, categories: dict, crowds_as_objects: bool, add: Add
 ) -> tuple[Counter, Counter]:
@@ -175,7 +180,7 @@ def _annotations(
     Returns how many there are of (image id, whether it is a crowd), and the same for category ids.
     """
     lists = (("image_id", images), ("category_id", categories))
-    known = [(field, ids, {_number(i): i for i in ids}, short(list(ids))) for field, ids in lists]
+    known = [(field, ids, {number_of(i): i for i in ids}, short(list(ids))) for field, ids in lists]
     # A size that is not known bounds nothing.
     sizes = {i: (image.get("width"), image.get("height")) for i, image in images.items()}
     sizes = {i: size if all(map(is_size, size)) else (inf, inf) for i, size in sizes.items()}
@@ -186,7 +191,7 @@ def _annotations(
         for field, ids, by_number, shown in known:
             given, number = annotation.get(field), None
             if not (type(given) in (int, str) and given in ids):
-                number = _number(given)
+                number = number_of(given)
                 if number is not None and number in by_number:
                     annotation[field] = by_number[number]
                     found["id_type"] = f"{field} is {short(given)}"
@@ -198,7 +203,7 @@ def _annotations(
             taken.add(number)
             where = f"annotation {number}"
         if "unknown_image" not in found:
-            if not annotation.get("bbox") and (box := _around(annotation.get("segmentation"))):
+            if not annotation.get("bbox") and (box := box_around(annotation.get("segmentation"))):
                 annotation["bbox"], found["no_box"] = box, f"now {box}"
             found.update(wrong_fields(annotation, "annotations"))
             if where == place:
@@ -231,20 +236,11 @@ def _annotations(
         add(
             "looks_like_xyxy", "file", f"{past} of {boxes} boxes reach past their image, as corners {fit} fit"
         )
+    elif boxes >= XYXY_BOXES and past >= XYXY_PAST * boxes:
+        add("often_outside", "file", f"{past} of {boxes} boxes reach past their image")
     if within and within >= MOST * boxes:
         add("looks_like_shares", "file", f"{within} of {boxes} boxes lie in the first pixel of their image")
     return in_image, in_class
-
-
-def _around(polygons: Any) -> list[float] | None:
-    """The bounding box of a segmentation's polygons."""
-    if not (isinstance(polygons, list) and is_segmentation(polygons)):
-        return None
-    numbers = [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
-    xs, ys = ([number for polygon in numbers for number in polygon[k::2]] for k in (0, 1))
-    if not xs or not all(map(is_number, xs + ys)):
-        return None
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def _check_box(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -263,7 +264,9 @@ def _keep_part(dataset: dict, part: Sequence[float], seed: int) -> None:
 
 def _place(file_name: str, seed: int) -> float:
     """From 0 to below 1, as if at random."""
-    name = f"{seed}/{os.path.basename(file_name)}".encode("utf-8", "surrogatepass")
+    # Roboflow writes several augmented copies of an image, IMAGE.rf.HASH.jpg; they belong together.
+    name = re.sub(r"\.rf\.[0-9a-zA-Z]+(?=\.)", "", os.path.basename(file_name))
+    name = f"{seed}/{name}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(name).digest()[:6], "big") / 2**48
 
 

@@ -43,6 +43,26 @@ def is_segmentation(value: Any) -> bool:
     return not value or (isinstance(value, dict) and "size" in value and "counts" in value)
 
 
+def number_of(value: Any) -> int | None:
+    """The whole number that a text or a float stands for."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def box_around(polygons: Any) -> list[float] | None:
+    """The bounding box of a segmentation's polygons."""
+    if not (isinstance(polygons, list) and is_segmentation(polygons)):
+        return None
+    numbers = [polygon for polygon in polygons if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    xs, ys = ([number for polygon in numbers for number in polygon[k::2]] for k in (0, 1))
+    if not xs or not all(map(is_number, xs + ys)):
+        return None
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
 # list: field: the kind of problem where it is wrong, what is right, and that in words
 FIELDS = {
     "images": {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from urllib.parse import unquote
 
@@ -30,8 +31,8 @@ class BadImage(UserError):
 def read_image(file_name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first frame of an image file, upright as EXIF tells: RGB, uint8 (H, W, 3).
 
-    Of 16 bits the upper 8 that are used stay: a camera of 12 bits leaves 4 unused. Transparent pixels lie on
-    white.
+    Of grey of 16 bits the upper 8 that are used stay: a camera of 12 bits leaves 4 unused. Of colour of 16
+    bits Pillow leaves the upper 8. Transparent pixels lie on white.
 
     Raises:
         BadImage: the file is missing, broken, no image, larger than `max_pixels` (seen before it is decoded;
@@ -74,8 +75,10 @@ def size_of(file_name: str) -> tuple[int, int]:
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            # Some Pillows turn the size of a TIFF themselves.
+            size = tuple(image.tag_v2[tag] for tag in (256, 257)) if image.format == "TIFF" else image.size
             # With these EXIF orientations it lies on its side.
-            return image.size[::-1] if image.getexif().get(0x0112) in (5, 6, 7, 8) else image.size
+            return size[::-1] if image.getexif().get(0x0112) in (5, 6, 7, 8) else size
     except Exception as error:
         raise BadImage(f"{file_name}: {error}") from error
 
@@ -115,18 +118,19 @@ def find_files(names: Mapping[Hashable, str], folder: str) -> dict[Hashable, str
 
 
 def in_both(first: Iterable[str], second: Iterable[str]) -> list[str]:
-    """The files of `second` that are in `first` by the same name, through links."""
-    first, second = list(first), list(second)
-    names = set(map(os.path.basename, first)) & set(map(os.path.basename, second))
+    """The files of `second` that are in `first` under the same name: themselves, or copies of them."""
+    second = list(second)
+    alike: dict[str, list[str]] = {os.path.basename(path): [] for path in second}
+    for path in first:
+        if os.path.basename(path) in alike:
+            alike[os.path.basename(path)].append(path)
 
-    def identities(paths: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
-        for path in paths:
-            if os.path.basename(path) in names and os.path.isfile(path):
-                stat = os.stat(path)
-                yield path, (stat.st_dev, stat.st_ino)
+    def same(path: str, other: str) -> bool:
+        if not (os.path.isfile(path) and os.path.isfile(other)):
+            return False
+        return os.path.samefile(path, other) or filecmp.cmp(path, other, shallow=False)
 
-    known = {identity for _, identity in identities(first)}
-    return [path for path, identity in identities(second) if identity in known]
+    return [path for path in second if any(same(path, other) for other in alike[os.path.basename(path)])]
 
 
 def plain_name(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -46,12 +47,12 @@ def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
         # A Mac leaves a file ._NAME beside each in an archive.
         files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() == ".xml" and f.name[:2] != "._"]
     else:
-        # Lists of a single class have a second column.
-        names = [line.split()[0] for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
-        files = [folder / f"{_STEM.sub('', name)}.xml" for name in names]
-    by_stem = {
-        Path(name).stem: name for name in sorted(os.listdir(image_root)) if not name.lower().endswith(".xml")
-    }
+        lines = filter(None, map(str.strip, Path(path).read_text("utf-8-sig").splitlines()))
+        files = [_listed(folder, line) for line in lines]
+    images_of = defaultdict(list)
+    for name in sorted(os.listdir(image_root)):
+        if Path(name).suffix.lower() in Image.registered_extensions() and name[:2] != "._":
+            images_of[Path(name).stem].append(name)
     images, objects, problems = [], [], []
     for number, file in enumerate(files, start=1):
         try:
@@ -59,7 +60,7 @@ def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
             if root.tag != "annotation":
                 problems.append(Problem("not_voc", file.name, f"it holds <{root.tag}>, not <annotation>"))
                 continue
-            name = by_stem.get(file.stem) or root.findtext("filename") or file.stem
+            name = _image(images_of[file.stem], root.findtext("filename")) or file.stem
             width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
             images.append({"id": number, "file_name": name, "width": width, "height": height})
             for found in root.iter("object"):
@@ -83,12 +84,11 @@ def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
     for entry in objects:
         entry["category_id"] = names.index(entry["category_id"]) + 1
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    lost = set(by_stem.values()) - {image["file_name"] for image in images} if os.path.isdir(path) else set()
-    formats = Image.registered_extensions()
+    annotated = {file.stem for file in files}
     problems += [
-        Problem("no_xml", name, f"there is no annotation {Path(name).stem}.xml in {folder}")
-        for name in sorted(lost)
-        if Path(name).suffix.lower() in formats and name[:2] != "._"
+        Problem("no_xml", name, f"there is no annotation {stem}.xml in {folder}")
+        for stem, found in images_of.items()
+        for name in (found if os.path.isdir(path) and stem not in annotated else ())
     ]
     return {"images": images, "annotations": objects, "categories": categories}, problems
 
@@ -96,4 +96,20 @@ def read_voc(path: str, image_root: str) -> tuple[dict, list[Problem]]:
 def _annotation_folder(path: Path) -> Path:
     if path.is_dir():
         return path / "Annotations" if (path / "Annotations").is_dir() else path
-    return path.absolute().parent.parent.parent / "Annotations"
+    folder = path.absolute().parent.parent.parent / "Annotations"
+    if not folder.is_dir():
+        raise UserError(f"{path}: there is no {folder}; VOC's lists lie in ImageSets/Main beside Annotations")
+    return folder
+
+
+def _listed(folder: Path, line: str) -> Path:
+    """The XML file of a line; lists of a single class have a second column."""
+    whole, first = (folder / f"{_STEM.sub('', name)}.xml" for name in (line, line.split()[0]))
+    return whole if whole.is_file() else first
+
+
+def _image(found: list[str], named: str | None) -> str | None:
+    """Of the images with an XML file's name, the one that it names; beside an image may lie a mask."""
+    if len(found) > 1 and named not in found:
+        raise ValueError(f"its image may be {' or '.join(found)}, and <filename> is {named}")
+    return named if len(found) != 1 else found[0]
