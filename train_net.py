@@ -114,6 +114,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         count_iterations(cfg, math.ceil(len(images) / cfg.dataloader.train.total_batch_size))
         model = parallel(cfg, model)
         loader = Readable(stream)
+        if cfg.train.amp.enabled and torch.device(cfg.train.device).type != "cuda":
+            raise UserError(f"train.amp.enabled=true: needs a GPU, and train.device={cfg.train.device}")
         if cfg.train.amp.enabled:
             precision = getattr(torch, cfg.train.amp.precision)
             trainer = AMPTrainer(model, loader, optimizer, precision=precision)
@@ -175,6 +177,10 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         keep_settings(optimizer, wanted)
         if cfg.train.seed not in (-1, stream.seed):
             logger.warning("train.seed=%d is not taken, %d goes on", cfg.train.seed, stream.seed)
+    elif checkpointer.has_checkpoint():
+        # Killed before its first checkpoint, this training would resume the one that was here before.
+        trainer.iter = -1
+        checkpointer.save("model_start")
     stream.next_batch = start
     if start >= cfg.train.max_iter:
         logger.info(

@@ -6,7 +6,7 @@ train = dict(
     output_dir="./output",
     init_checkpoint="",
     factorize=False,  # makes a plain init_checkpoint the nearest weights that a LORS decoder can share
-    # Of epochs and max_iter, the one on the command line wins, else max_iter.
+    # One of the two is set; the one on the command line wins.
     epochs=None,
     # In iterations: all the epochs, and once an epoch. What is written here is COCO's, for other programs;
     # train_net.py counts the training set.
@@ -28,7 +28,7 @@ train = dict(
         static_graph=False,
         gradient_as_bucket_view=True,
     ),
-    clip_gradient_norm=1.0,
+    clip_gradient_norm=1.0,  # 0 for none
     ema_decay=0.0,  # of a moving average of the weights, which then is evaluated and loaded; 0 for none
     reference_gpus=8,  # what batch and learning rate are meant for; see --auto-scale
     device="cuda" if torch.cuda.is_available() else "cpu",

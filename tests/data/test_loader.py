@@ -55,6 +55,20 @@ def test_a_batch_is_wide_or_not():
     assert len(whole) >= 15  # the rest holds what stands in for image 5
 
 
+def test_the_models_random_numbers_are_its_own():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    batches(2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_option_that_the_dataloader_lacks_is_refused_at_once():
+    TrainLoader(RECORDS, mapper=draw, total_batch_size=4, pin_memory=False, prefetch_factor=2, num_workers=1)
+    with pytest.raises(TypeError, match="num_worker"):
+        TrainLoader(RECORDS, mapper=draw, total_batch_size=4, num_worker=1)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_beginning_and_the_workers_change_nothing(workers):
     stream = batches(20)

@@ -193,6 +193,16 @@ def test_resize_shortest_edge(h: int, w: int, size: int, max_size: int, expected
     assert aug_input.image.shape == (*expected, 3)
 
 
+def test_resize_shortest_edge_between_two() -> None:
+    np.random.seed(1)
+    heights = []
+    for _ in range(5):
+        aug_input = T.AugInput(np.zeros((20, 40, 3), np.uint8))
+        T.ResizeShortestEdge([10, 30], 100)(aug_input)
+        heights.append(aug_input.image.shape[0])
+    assert heights == [15, 21, 22, 18, 19]
+
+
 def test_flip() -> None:
     aug_input = T.AugInput(np.arange(24, dtype=np.uint8).reshape(4, 6))
     flip = T.RandomFlip(prob=1.0)(aug_input)
@@ -357,6 +367,21 @@ def test_parameter_groups() -> None:
     groups = get_default_optimizer_params(model, weight_decay_norm=0.0, overrides=table)
     found = [(group.get("weight_decay"), len(group["params"])) for group in groups]
     assert found == [(None, 1), (0.5, 2), (0.0, 1)]
+
+
+def test_settings_that_come_to_the_same_are_one_group() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Conv2d(2, 3, 1))
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=0.5,
+        weight_decay_norm=0.0,
+        overrides={"bias": {"weight_decay": 0.0}},
+        lr_factor_func=lambda name: 0.1 if name.startswith("2.") else 1.0,
+    )
+    found = [(group["lr"], group.get("weight_decay"), len(group["params"])) for group in groups]
+    assert found == [(0.5, None, 1), (0.5, 0.0, 3), (0.05, None, 1), (0.05, 0.0, 1)]
+    (group,) = get_default_optimizer_params(model, base_lr=0.5)
+    assert group["lr"] == 0.5
 
 
 class Toy(nn.Module):

@@ -47,7 +47,7 @@ def run(model: nn.Module, *hooks: HookBase, steps: int = 3) -> None:
     trainer.train(0, steps)
 
 
-@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+@pytest.mark.parametrize("max_norm", [0.5, 1e6, 0, None])
 def test_the_norm_over_all_parameters_is_at_most_max_norm(max_norm):
     model = Toy()
     free, clipped = Gradients(), Gradients()
@@ -55,7 +55,7 @@ def test_the_norm_over_all_parameters_is_at_most_max_norm(max_norm):
     run(model, ClipGradients(max_norm), clipped)
     assert len(free.seen) == len(clipped.seen) == 3
     for before, after in zip(free.seen, clipped.seen):
-        torch.testing.assert_close(after, before * min(1.0, max_norm / before.norm().item()))
+        torch.testing.assert_close(after, before * min(1.0, (max_norm or 1e6) / before.norm().item()))
     assert min(before.norm() for before in free.seen) > 0.5
 
 
@@ -72,11 +72,20 @@ class Moves(HookBase):
 def test_the_average_follows_the_weights():
     model, moves = Toy(), Moves()
     average = MovingAverage(model, decay=0.75)
-    run(model, moves, average)
+    run(model, moves, average, steps=40)
     expected = moves.seen[0]
-    for weight in moves.seen[1:]:
-        expected = 0.75 * expected + 0.25 * weight
+    for n, weight in enumerate(moves.seen[1:], start=1):
+        decay = min(0.75, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(average.averaged.module.first.weight, expected)
+
+
+def test_the_average_of_a_short_training_has_left_the_first_weights():
+    model, moves = Toy(), Moves()
+    average = MovingAverage(model, decay=0.9999)
+    run(model, moves, average, steps=50)
+    moved = average.averaged.module.first.weight - moves.seen[0]
+    assert moved.min() > 0.7 * 49  # of 49 steps of 1
 
 
 def test_an_average_that_begins_late_begins_as_the_weights():

@@ -11,6 +11,10 @@ from lors.sharing import LowRank
 from lors.training.overrides import apply_overrides
 
 
+def take(size, *values, **options):
+    return {"size": size, **options}
+
+
 @pytest.fixture
 def cfg():
     return OmegaConf.create(
@@ -19,6 +23,7 @@ def cfg():
             "drops": [8, 11],
             "queries": LazyCall(Queries)(num_queries=3, query_dim=8),
             "output": LazyCall(LowRank)(rank=2),
+            "open": LazyCall(take)(size=1),
         },
         flags={"allow_objects": True},
     )
@@ -36,6 +41,10 @@ def test_an_argument_that_the_target_takes_is_known(cfg):
     cfg = apply_overrides(cfg, ["output.groups=[1,2]", "output.init=released"])
     residual = instantiate(cfg.output)
     assert (residual.rank, residual.groups, residual.init) == (2, (1, 2), "released")
+
+
+def test_where_any_argument_is_taken_any_is_known(cfg):
+    assert instantiate(apply_overrides(cfg, ["open.depth=3"]).open) == {"size": 1, "depth": 3}
 
 
 def test_an_item_of_a_list_is_known_within_its_length(cfg):

@@ -4,7 +4,8 @@ import pytest
 from detectron2.config import LazyConfig, instantiate
 
 from lors.checkpoints import load_config
-from lors.training.setup import auto_scale, load_train_data
+from lors.errors import UserError
+from lors.training.setup import auto_scale, choose_length, count_iterations, load_train_data
 from runs import ROOT
 
 
@@ -59,3 +60,28 @@ def test_without_a_seed_each_training_has_its_own(data):
     cfg = load_config(str(ROOT / "configs/custom/tiny_cpu.py"), images)
     model = instantiate(cfg.model)
     assert load_train_data(cfg, model)[0].seed != load_train_data(cfg, model)[0].seed
+
+
+def counted(config, *overrides):
+    """What is trained where an epoch has 7 iterations."""
+    cfg = load_config(str(ROOT / f"configs/{config}.py"), overrides)
+    choose_length(cfg, overrides)
+    count_iterations(cfg, 7)
+    return cfg.train
+
+
+def test_one_of_epochs_and_iterations_is_set():
+    assert counted("custom/r50_finetune").max_iter == 50 * 7
+    assert counted("lors_r50_1x", "train.epochs=3").max_iter == 3 * 7
+    assert counted("digits/lors_digits", "train.epochs=3").max_iter == 3 * 7
+    assert counted("custom/r50_finetune", "train.max_iter=9").max_iter == 9
+    cfg = load_config(str(ROOT / "configs/digits/lors_digits.py"))
+    cfg.train.epochs = 3  # as a config of one's own may set it, and forget the iterations
+    with pytest.raises(UserError, match="train.epochs, train.max_iter"):
+        count_iterations(cfg, 7)
+
+
+def test_no_evaluation_is_written_over_before_it_is_logged():
+    train = counted("custom/r50_finetune")
+    assert (train.eval_period, train.log_period) == (7, 7)
+    assert counted("custom/r50_finetune", "train.eval_period=0").log_period == 20

@@ -9,7 +9,8 @@ import matplotlib
 import pytest
 import torch
 
-from runs import LIGHT, ROOT, arguments, assert_one_line, command, losses
+from lors.checkpoints import read
+from runs import LIGHT, ROOT, arguments, assert_one_line, command, losses, start, wait_for_iterations
 
 
 def average_precision(text):
@@ -99,6 +100,26 @@ def test_iterations_follow_from_epochs(data, tmp_path):
     assert result.stdout.count(f"{tmp_path}/detections.png cannot be drawn") == 2
 
 
+def test_killed_before_its_first_checkpoint_a_training_does_not_resume_the_one_before(
+    data, trained, tmp_path
+):
+    """Both in one folder, where the first was not finished."""
+    shutil.copy(trained[0] / "model_0000001.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    args = [*arguments(data, tmp_path), "model.criterion.giou_weight=9", "train.seed=2"]
+    process = start(*args, "train.checkpointer.period=100", "train.max_iter=100")
+    wait_for_iterations(process, tmp_path, 2)
+    process.kill()
+    process.communicate()
+    assert {path.name for path in tmp_path.glob("model_*.pth")} <= {"model_0000001.pth", "model_start.pth"}
+    result = command("--resume", *args)
+    assert result.returncode == 0, result.stderr
+    again = tmp_path / "again"
+    assert command(*args, f"train.output_dir={again}").returncode == 0
+    ours, theirs = (read(str(folder / "model_final.pth"))["model"] for folder in (tmp_path, again))
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
 def test_auto_scale_keeps_batch_and_rate_in_proportion(data, tmp_path):
     args = arguments(data, tmp_path, "--auto-scale")
     result = command(*args, "train.reference_gpus=2", "train.max_iter=1")
@@ -147,6 +168,9 @@ def test_a_negative_number_of_gpus(data, tmp_path):
         (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
         (["train.init_checkpoint=nowhere.pth"], ["nowhere.pth"]),
         (["train.epochs=2"], ["train.epochs, train.max_iter: only one"]),
+        (["train.eval_period=1.5"], ["train.eval_period=1.5"]),
+        (["train.amp.enabled=true"], ["train.amp.enabled=true", "train.device=cpu"]),
+        (["dataloader.train.num_worker=1"], ["num_worker"]),
         (["train.patience=2"], ["train.patience: needs a test set, train.eval_period"]),
         (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),
         (["optimizer=nan", "optimizer.params.overrides.content.lr=1"], ["the config cannot be used"]),

@@ -61,19 +61,24 @@ class ResizeTransform(Transform):
 
 
 class ResizeShortestEdge(Augmentation):
-    """Bring the shorter side to a length out of `short_edge_length`, the longer one to `max_size` at most."""
+    """Bring the shorter side to one of `short_edge_length` or between two, the longer below max_size."""
 
     def __init__(
-        self, short_edge_length: int | Sequence[int], max_size: float, sample_style: str = "choice"
+        self, short_edge_length: int | Sequence[int], max_size: float, sample_style: str = "range"
     ) -> None:
-        assert sample_style == "choice", sample_style
-        self.short_edge_length = short_edge_length
-        self.max_size = max_size
+        assert sample_style in ("range", "choice"), sample_style
+        self.short_edge_length = (
+            2 * (short_edge_length,) if isinstance(short_edge_length, int) else short_edge_length
+        )
+        self.max_size, self.sample_style = max_size, sample_style
 
     def get_transform(self, image: np.ndarray) -> Transform:
         h, w = image.shape[:2]
         lengths = self.short_edge_length
-        size = lengths if isinstance(lengths, int) else np.random.choice(lengths)
+        if self.sample_style == "range":
+            size = np.random.randint(lengths[0], lengths[1] + 1)
+        else:
+            size = np.random.choice(lengths)
         scale = size / min(h, w)
         new_h, new_w = scale * h, scale * w
         scale = min(1.0, self.max_size / max(new_h, new_w))

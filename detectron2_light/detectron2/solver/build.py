@@ -30,10 +30,11 @@ def get_default_optimizer_params(
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            separate = isinstance(module, NORMS) and weight_decay_norm is not None
-            settings = {"weight_decay": weight_decay_norm} if separate else {}
+            settings = {} if base_lr is None else {"lr": base_lr}
+            if isinstance(module, NORMS) and weight_decay_norm is not None:
+                settings["weight_decay"] = weight_decay_norm
             if lr_factor_func is not None:
-                settings["lr"] = base_lr * lr_factor_func(f"{prefix}.{name}")
+                settings["lr"] *= lr_factor_func(f"{prefix}.{name}")
             settings.update((overrides or {}).get(name, {}))
             group = groups.setdefault(tuple(settings.items()), {"params": [], **settings})
             group["params"].append(parameter)

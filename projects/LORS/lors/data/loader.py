@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import random
@@ -44,6 +45,7 @@ class TrainLoader:
 
     Raises:
         UserError: the batch size is no multiple of the number of processes.
+        TypeError: an option that the DataLoader does not have.
         BadImage: in iteration, when no image at all can be read.
     """
 
@@ -65,6 +67,7 @@ class TrainLoader:
         self._mapped = _Mapped(DatasetFromList(dataset, copy=False), mapper)
         self._is_wide = [record["width"] > record["height"] for record in dataset]
         self._batch_size, self._options = total_batch_size, {"num_workers": num_workers, **options}
+        inspect.signature(DataLoader).bind(self._mapped, **self._options)
         self.seed, self.next_batch = 0, 0
 
     def __iter__(self) -> Iterator[list[Record]]:
@@ -74,6 +77,7 @@ class TrainLoader:
                 batch_sampler=itertools.islice(self._batches(), self.next_batch, None),
                 collate_fn=list,
                 worker_init_fn=_leave_signals_to_the_trainer,
+                generator=torch.Generator(),  # the global one has the model's random numbers
                 **self._options,
             )
         )

@@ -14,7 +14,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lors.checkpoints import Checkpointer
@@ -44,12 +44,14 @@ def seed_step(loader: TrainLoader, iteration: int) -> None:
 class ClipGradients(HookBase):
     """Scales the gradients so that their norm over all parameters is at most `max_norm`; puts what it was.
 
+    With a `max_norm` of 0 or None they stay as they are.
+
     Raises:
         FloatingPointError: the norm is not finite, and no loss scaler is there that would leave the step out.
     """
 
-    def __init__(self, max_norm: float) -> None:
-        self.max_norm = max_norm
+    def __init__(self, max_norm: float | None) -> None:
+        self.max_norm = max_norm or math.inf
 
     def after_backward(self) -> None:
         trainer = self.trainer
@@ -78,11 +80,16 @@ class MovingAverage(HookBase):
 
     Args:
         model: as it is trained, on its device.
-        decay: the share of the average that an iteration leaves.
+        decay: the share of the average that an iteration leaves. After n of them it is (1 + n) / (10 + n) at
+            most, or the first weights would stay most of the average in a short training.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.averaged = AveragedModel(single(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        def average(averaged: list[Tensor], trained: list[Tensor], _: Tensor) -> None:
+            n = int(self.averaged.n_averaged)  # on the host, where the device need not be waited for
+            get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, trained, n)
+
+        self.averaged = AveragedModel(single(model), multi_avg_fn=average)
 
     def before_train(self) -> None:
         if not self.averaged.n_averaged:  # an evaluation may come before the first update

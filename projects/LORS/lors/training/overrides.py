@@ -64,14 +64,17 @@ def _is_known(cfg: DictConfig, key: str) -> bool:
         return leaf.isdigit() and int(leaf) < len(node)
     if not isinstance(node, DictConfig):
         return False
-    return leaf in node or ("_target_" in node and leaf in _accepted(node._target_))
+    return leaf in node or ("_target_" in node and _accepts(node._target_, leaf))
 
 
-def _accepted(target: object) -> set[str]:
+def _accepts(target: object, name: str) -> bool:
     try:
-        return set(inspect.signature(target).parameters) - {"self", "args", "kwargs"}
+        parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
-        return set()
+        return False
+    open_ended = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    named = {key for key, parameter in parameters.items() if parameter.kind not in open_ended}
+    return name in named or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _keys(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:

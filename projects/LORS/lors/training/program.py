@@ -90,7 +90,8 @@ def set_up(args: argparse.Namespace) -> DictConfig:
         choose_length(cfg, args.opts)
         if args.auto_scale:
             auto_scale(cfg, comm.get_world_size())
-        cfg.train.output_dir = os.path.expanduser(cfg.train.output_dir)
+        for name in ("output_dir", "init_checkpoint"):
+            cfg.train[name] = os.path.expanduser(cfg.train[name])
         if comm.is_main_process() and not (args.eval_only or args.replay):
             claim(cfg.train.output_dir)  # before anything is written there
             if not args.resume:

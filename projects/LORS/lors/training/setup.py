@@ -128,26 +128,31 @@ def choose_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
         raise UserError("train.epochs, train.max_iter: only one of them can be given")
     if given == {"train.epochs"}:
         cfg.train.max_iter = None
+    if given == {"train.max_iter"}:
+        cfg.train.epochs = None
 
 
 def count_iterations(cfg: DictConfig, epoch: int) -> None:
     """Fills in what the config leaves to the number of iterations in an epoch, None or COCO's.
 
     Raises:
-        UserError: neither epochs nor iterations are given, or a number of them is not positive.
+        UserError: neither epochs nor iterations are given, or both, or a number of them is not positive.
     """
     train = cfg.train
-    if _is_open(train, "max_iter"):
-        if train.epochs is None:
-            raise UserError("train.epochs, train.max_iter: one of them must be set")
+    if _is_open(train, "max_iter") == (train.epochs is None):
+        raise UserError("train.epochs, train.max_iter: one of them must be set, and the other None")
+    if train.epochs is not None:
         train.max_iter = train.epochs * epoch
     for node, name in ((train, "eval_period"), (train.checkpointer, "period")):
         if _is_open(node, name):
             node[name] = epoch
-    for name in ("max_iter", "log_period", "checkpointer.period"):
+    least = {"max_iter": 1, "eval_period": 0, "log_period": 1, "checkpointer.period": 1}
+    for name, minimum in least.items():
         value = OmegaConf.select(train, name)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"train.{name}={value}: must be a whole number of at least 1")
+        if not isinstance(value, int) or value < minimum:
+            raise UserError(f"train.{name}={value}: must be a whole number of at least {minimum}")
+    if train.eval_period:  # of two evaluations the writers would keep the last
+        train.log_period = min(train.log_period, train.eval_period)
 
 
 def _is_open(node: DictConfig, name: str) -> bool:
