@@ -102,7 +102,7 @@ def run_folder(study: Path, arm: str, seed: int) -> Path:
 
 def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
     """All runs, a seed at a time, so that a study that is stopped has compared its arms."""
-    runs = []
+    runs, sizes = [], {}
     for seed in study.seeds:
         for arm, node in study.arms.items():
             config = node.get("config", study.config)
@@ -116,12 +116,13 @@ def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
                 opts.append(f"train.init_checkpoint={before}/model_final.pth")
             with config_errors():
                 cfg = apply_overrides(LazyConfig.load(config), opts)
-                size = parameters(build_model(cfg).decoder)
+                if arm not in sizes:
+                    sizes[arm] = parameters(build_model(cfg).decoder)
             if not cfg.train.max_iter:
                 raise UserError(f"{config}: a study needs train.max_iter")
             plain = OmegaConf.to_container(cfg)
             settings = json.loads(json.dumps(plain, default=lambda x: f"{x.__module__}.{x.__qualname__}"))
-            runs.append(Run(arm, seed, place, config, opts, cfg.train.max_iter, size, settings))
+            runs.append(Run(arm, seed, place, config, opts, cfg.train.max_iter, sizes[arm], settings))
     return runs
 
 
