@@ -47,14 +47,9 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
     options = {"crowds_as_objects": args.crowds_as_objects, "by_file": is_voc(args.annotations)}
     problems += check(dataset, images, num_queries=args.queries, max_detections=args.detections, **options)
     if args.train and not any(problem.done == ERROR for problem in problems):
-        train_images = args.train_images or (image_folder(args.train) if is_voc(args.train) else images)
+        train_images = args.train_images or (image_folder(args.train) if is_voc(args.train) else "")
         train, _ = read(args.train, train_images)
-        if not (args.train_images or is_voc(args.train)):
-            # Roboflow's files lie among their images.
-            beside = os.path.dirname(os.path.abspath(args.train))
-            with suppress(AttributeError, IndexError, KeyError, TypeError):  # `check` says what is wrong
-                if os.path.isfile(os.path.join(beside, train["images"][0]["file_name"])):
-                    train_images = beside
+        train_images = train_images or _among_images(args.train, train) or images
         errors = [problem for problem in check(train, train_images) if problem.done == ERROR]
         if errors := [problem for problem in errors if problem.kind != "missing_image"]:
             raise UserError(f"{args.train} cannot be used: {summarise(errors)}")
@@ -76,6 +71,14 @@ def find_problems(args: argparse.Namespace) -> dict[str, Any]:
             problems += [problem for problem in checked if problem]
     order = list(KINDS)
     return {**sizes, "problems": sorted(problems, key=lambda problem: order.index(problem.kind))}
+
+
+def _among_images(json_file: str, dataset: Any) -> str:
+    """The file's folder where its first image is there too, as Roboflow leaves them; else empty."""
+    folder = os.path.dirname(os.path.abspath(json_file))
+    with suppress(AttributeError, IndexError, KeyError, TypeError):  # `check` says what is wrong
+        return folder if os.path.isfile(os.path.join(folder, dataset["images"][0]["file_name"])) else ""
+    return ""
 
 
 def _length(dataset: Any, key: str) -> int:

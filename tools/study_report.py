@@ -122,7 +122,7 @@ their standard error. {results["versions"]}.
 
 
 def overview(studies: Sequence[Mapping[str, Any]]) -> str:
-    """A table of all arms of studies whose labels mean the same, with a column for each study."""
+    """A table of studies whose labels mean the same; parameters are those of the first that has an arm."""
     rows: dict[str, dict[str, str]] = {}
     for results in studies:
         part = parts(results)[-1]
@@ -136,7 +136,7 @@ def overview(studies: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """AP against decoder parameters, a panel for each study, on test images once it looked at them."""
+    """AP against decoder parameters, a panel for each study; on the test images where it has seen them."""
     figure = Figure(figsize=(3 + 5 * len(studies), 4.5), layout="constrained")
     labels = list(dict.fromkeys(label for results in studies for label in results["arms"]))
     drawn = {}
@@ -149,8 +149,8 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
                     arm["decoder_parameters"] / 1e6,
                     statistics.mean(numbers),
                     None if math.isnan(spread) else spread,
-                    fmt="o" if number < 10 else "s",
-                    color=f"C{number}",  # matplotlib has ten colours
+                    fmt="o" if number < 10 else "s",  # matplotlib has ten colours
+                    color=f"C{number}",
                     capsize=4,
                 )
         axes.set(xlabel="parameters of the decoder, millions")

@@ -61,7 +61,7 @@ class ResizeTransform(Transform):
 
 
 class ResizeShortestEdge(Augmentation):
-    """Bring the shorter side to one of `short_edge_length` or between two, the longer below max_size."""
+    """Bring the shorter side to one of the lengths, or between two; the longer has at most `max_size`."""
 
     def __init__(
         self, short_edge_length: int | Sequence[int], max_size: float, sample_style: str = "range"

@@ -116,7 +116,7 @@ class Checkpointer(DetectionCheckpointer):
         shares = [bool(bank) for bank in banks]
         if shares[1] and banks[0] != banks[1]:
             raise UserError(
-                "the layers of the checkpoint share weights and the model's do not, or others "
+                "the layers of the checkpoint share weights that the model's do not, or the other way round "
                 f"({_first(sorted(banks[0] ^ banks[1]))}): take the config it was trained with, or merge it "
                 "(tools/merge.py)"
             )

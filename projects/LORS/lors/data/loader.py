@@ -67,6 +67,7 @@ class TrainLoader:
         self._mapped = _Mapped(DatasetFromList(dataset, copy=False), mapper)
         self._is_wide = [record["width"] > record["height"] for record in dataset]
         self._batch_size, self._options = total_batch_size, {"num_workers": num_workers, **options}
+        # A wrong option is refused here, and not in the first iteration.
         inspect.signature(DataLoader).bind(self._mapped, **self._options)
         self.seed, self.next_batch = 0, 0
 

@@ -64,7 +64,7 @@ def parameters_of(
     """Of each layer the parameters of these names, which are made where `name` is shared.
 
     Raises:
-        ValueError: a layer lacks one, or its module is of a kind that cannot pull them.
+        ValueError: a layer lacks one.
     """
     found = []
     for layer in layers:
@@ -76,9 +76,9 @@ def parameters_of(
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
-    """Whether it has two or more dimensions, is no vector in that shape, and can be a sum."""
-    numbers = parameter.is_floating_point() or parameter.is_complex()
-    return parameter.dim() > 1 and 1 < len(parameter) < parameter.numel() and numbers
+    """Whether it can be shared plus a residual: no vector, whatever its shape, and no integers."""
+    is_continuous = parameter.is_floating_point() or parameter.is_complex()
+    return is_continuous and parameter.dim() > 1 and 1 < len(parameter) < parameter.numel()
 
 
 def check_alike(layers: Sequence[nn.Module]) -> None:
@@ -112,11 +112,11 @@ def check_can_pull(layers: Sequence[nn.Module], names: Sequence[str], model: nn.
     """
     places: dict[nn.Parameter, str] = {}
     for i, layer in enumerate(layers):
-        known = dict(layer.named_parameters(remove_duplicate=False))
-        for name in (name for name in names if name in known):
-            if (parameter := known[name]) in places:
+        for name, parameter in layer.named_parameters(remove_duplicate=False):
+            if name in names and parameter in places:
                 raise ValueError(f"layer {i}: {name} is the same parameter as {places[parameter]}")
-            places[parameter] = f"{name} of layer {i}"
+            if name in names:
+                places[parameter] = f"{name} of layer {i}"
     held: dict[nn.Parameter, str] = {}
     for module_name, module in model.named_modules():  # a module with two names is one that holds it
         for name, parameter in module.named_parameters(module_name, recurse=False, remove_duplicate=False):

@@ -16,6 +16,7 @@ Groups = Union[int, Sequence[int]]
 
 
 def is_count(value: Any) -> bool:
+    """Whether it is a positive whole number, Python's or NumPy's."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 

@@ -151,7 +151,7 @@ def count_iterations(cfg: DictConfig, epoch: int) -> None:
         value = OmegaConf.select(train, name)
         if not isinstance(value, int) or value < minimum:
             raise UserError(f"train.{name}={value}: must be a whole number of at least {minimum}")
-    if train.eval_period:  # of two evaluations the writers would keep the last
+    if train.eval_period:  # of several evaluations between two log lines the writers keep the last
         train.log_period = min(train.log_period, train.eval_period)
 
 
