@@ -6,16 +6,19 @@
 
 The study is configs/studies/NAME.py, see docs/studies/README.md. Each run is train_net.py in a process of its
 own with one thread, in output/studies/NAME/ARM/SEED. The same command goes on where a stopped one was: what
-is finished, here or in another study, is not run again, what was begun resumes. After each run
-docs/studies/NAME.json, .md and .png are written anew.
+is finished, here or in another study, is not run again, what was begun resumes. With --published that holds
+for what docs/studies/*.json has from other machines too. After each run docs/studies/NAME.json, .md and .png
+are written anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -26,9 +29,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import detectron2
+import torch
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
-from study_report import collect, write_report
+from study_report import DOCS, collect, write_report
 from tqdm import tqdm
 
 from lors.complexity import parameters
@@ -39,6 +44,8 @@ from lors.training.overrides import apply_overrides
 from lors.training.setup import build_model
 
 STUDIES, OUTPUT = Path("configs/studies"), Path("output/studies")
+_PYTHON = platform.python_version()
+VERSIONS = f"Python {_PYTHON}, torch {torch.__version__}, Detectron2 {detectron2.__version__}"
 
 
 class Run(NamedTuple):
@@ -51,10 +58,16 @@ class Run(NamedTuple):
     overrides: list[str]
     iterations: int
     parameters: int  # of the decoder
-    settings: dict[str, Any]  # the whole config, to tell whether what lies in the folder was made with it
+    settings: dict[str, Any]  # config and test images, to tell whether what lies in the folder is of these
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same run in any study."""
+        but_the_folder = {**self.settings, "train": {**self.settings["train"], "output_dir": ""}}
+        return hashlib.sha256(json.dumps(but_the_folder, sort_keys=True).encode()).hexdigest()[:16]
 
     def result(self) -> dict[str, Any]:
-        """AP and AP50 on `val` and `test`, the `seconds` of a core, `resumed`, each once it is known.
+        """AP and AP50 on `val` and `test`, `seconds` of a core, `versions`, `resumed`, each once it is known.
 
         Raises:
             UserError: the folder has a run with other settings.
@@ -100,14 +113,14 @@ def run_folder(study: Path, arm: str, seed: int) -> Path:
     return study / re.sub(r"\W+", "_", arm) / str(seed)
 
 
-def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
+def plan(study: DictConfig, val: Sequence[str], test: Sequence[str], folder: Path) -> list[Run]:
     """All runs, a seed at a time, so that a study that is stopped has compared its arms."""
     runs, sizes = [], {}
     for seed in study.seeds:
         for arm, node in study.arms.items():
             config = node.get("config", study.config)
             place = run_folder(folder, arm, seed)
-            opts = [*data, *study.get("overrides", []), *node.get("overrides", [])]
+            opts = [*val, *study.get("overrides", []), *node.get("overrides", [])]
             opts += ["train.eval_period=0", "train.checkpointer.max_to_keep=1"]
             opts += [f"train.seed={seed}", f"train.output_dir={place}"]
             if "start" in node:
@@ -120,25 +133,34 @@ def plan(study: DictConfig, data: Sequence[str], folder: Path) -> list[Run]:
                     sizes[arm] = parameters(build_model(cfg).decoder)
             if not cfg.train.max_iter:
                 raise UserError(f"{config}: a study needs train.max_iter")
-            plain = OmegaConf.to_container(cfg)
+            plain = {**OmegaConf.to_container(cfg), "test": test}
             settings = json.loads(json.dumps(plain, default=lambda x: f"{x.__module__}.{x.__qualname__}"))
             runs.append(Run(arm, seed, place, config, opts, cfg.train.max_iter, sizes[arm], settings))
     return runs
 
 
-def adopt(run: Run) -> None:
-    """Takes over what a run of another study with the same settings has; test images are looked at anew."""
-
-    def but_the_folder(settings: dict[str, Any]) -> dict[str, Any]:
-        return {**settings, "train": {**settings["train"], "output_dir": ""}}
-
+def adopt(run: Run) -> Path | None:
+    """Takes over what a run of another study with the same settings has, and says from where."""
     for path in sorted(OUTPUT.glob("*/*/*/study.json")):
         known = json.loads(path.read_text())
-        if "val" in known and but_the_folder(known.pop("settings")) == but_the_folder(run.settings):
-            known.pop("test", None)
-            shutil.copytree(path.parent, run.folder, ignore=shutil.ignore_patterns("test", path.name))
+        theirs = run._replace(settings=known.pop("settings"))
+        if "val" in known and theirs.fingerprint == run.fingerprint:
+            shutil.copytree(path.parent, run.folder, ignore=shutil.ignore_patterns(path.name))
             run.note(**known)
-            return
+            return path
+    return None
+
+
+def adopt_published(run: Run) -> Path | None:
+    """Takes over the figures of a run with the same settings, on all images: its weights are elsewhere."""
+    for path in sorted(DOCS.glob("*.json")):
+        for arm in json.loads(path.read_text())["arms"].values():
+            for known in arm["runs"]:
+                if "test" in known and known.pop("fingerprint") == run.fingerprint:
+                    known.pop("seed")
+                    run.note(**known)
+                    return path
+    return None
 
 
 def lock_study(folder: Path) -> IO[str]:
@@ -232,15 +254,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_is)
     parser.add_argument("study", metavar="NAME", help="of configs/studies/NAME.py")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each on one core")
+    parser.add_argument("--published", action="store_true", help="train nothing that docs/studies has")
     parser.add_argument("--test", action="store_true", help="evaluate the finished runs on the test images")
     args = parser.parse_args()
     study, folder = load_study(args.study), OUTPUT / args.study
     lock = lock_study(folder)
     val, test = data_overrides(study)
-    runs = plan(study, val, folder)
+    runs = plan(study, val, test, folder)
     for run in runs:
         if not run.folder.exists():
-            adopt(run)
+            if source := adopt(run) or (args.published and adopt_published(run)):
+                tqdm.write(f"{run.folder}: taken over from {source}", file=sys.stderr)
     part = "test" if args.test else "val"
     if args.test and any("val" not in run.result() for run in runs):
         raise UserError("the test images are looked at once: first let all runs finish, without --test")
@@ -252,7 +276,7 @@ def main() -> None:
             errors.append(error)
             tqdm.write(f"error: {error}", file=sys.stderr)
         else:
-            run.note(**{part: found}, **({} if args.test else {"seconds": seconds}))
+            run.note(**{part: found}, **({} if args.test else dict(seconds=seconds, versions=VERSIONS)))
             write_report(collect(args.study, study, runs))
     if errors:
         raise UserError(f"{len(errors)} runs failed, and the same command tries again: {errors[0]}")

@@ -10,14 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import detectron2
-import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
@@ -36,10 +33,9 @@ def collect(name: str, study: Mapping[str, Any], runs: Sequence[Any]) -> dict[st
         about.update(decoder_parameters=run.parameters, iterations=run.iterations)
         about.update(start=node.get("start", ""), runs=[])
         if "val" in result:
-            arms.setdefault(run.arm, about)["runs"].append({"seed": run.seed, **result})
-    python = platform.python_version()
-    versions = f"Python {python}, torch {torch.__version__}, Detectron2 {detectron2.__version__}"
-    about = dict(study=name, title=study["title"], reference=study["reference"], versions=versions)
+            of_run = {"seed": run.seed, "fingerprint": run.fingerprint, **result}
+            arms.setdefault(run.arm, about)["runs"].append(of_run)
+    about = dict(study=name, title=study["title"], reference=study["reference"])
     return {**about, "overrides": list(study.get("overrides", [])), "arms": arms}
 
 
@@ -104,11 +100,12 @@ def page(results: Mapping[str, Any]) -> str:
         + (f", from `{arm['start']}` with the same seed" if arm["start"] else "")
         for arm in arms.values()
     ]
+    versions = dict.fromkeys(run["versions"] for arm in arms.values() for run in arm["runs"])
     text = f"""\
 # {results["title"]}
 
 `python tools/study.py {results["study"]}`; mean ± standard deviation over n seeds; differences of means ±
-their standard error. {results["versions"]}.
+their standard error. {"; ".join(versions)}.
 
 {tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)}
 

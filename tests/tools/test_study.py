@@ -190,14 +190,35 @@ def test_what_another_study_has_is_not_run_again(study, tmp_path, monkeypatch):
     (theirs.folder / "test").mkdir(parents=True)
     (theirs.folder / "model_final.pth").write_text("weights")
     theirs.note(seconds=1.0)
-    study.adopt(run("early", a=1))
-    theirs.note(val={"AP": 2.0}, test={"AP": 3.0})
+    assert study.adopt(run("early", a=1)) is None
+    theirs.note(val={"AP": 2.0})
     same, other = run("second", a=1), run("third", a=2)
-    for each in (same, other):
-        study.adopt(each)
+    assert study.adopt(same) == theirs.folder / "study.json" and study.adopt(other) is None
     assert same.result() == {"seconds": 1.0, "val": {"AP": 2.0}}
-    assert {file.name for file in same.folder.iterdir()} == {"model_final.pth", "study.json"}
+    assert {file.name for file in same.folder.iterdir()} == {"model_final.pth", "study.json", "test"}
     assert not other.folder.exists() and not (tmp_path / "early").exists()
+
+
+def test_what_is_published_of_another_study_is_not_run_again(study, repository, data, monkeypatch):
+    monkeypatch.chdir(repository)
+    write_study(repository, data, LORS=LORS, plain=PLAIN)
+    given = study.load_study("small")
+    val, test = study.data_overrides(given)
+    theirs, untested = study.plan(given, val, test, Path("there"))
+    found = dict(resumed=False, seconds=1.0, versions="1", val={"AP": 2.0, "AP50": 2.0})
+    theirs.note(**found, test={"AP": 3.0, "AP50": 3.0})
+    untested.note(**found)
+    study.write_report(study.collect("first", given, [theirs, untested]))
+    published = study.DOCS / "first.json"
+
+    ours, unknown = study.plan(given, val, test, Path("here"))
+    assert study.adopt_published(ours) == published and ours.result() == theirs.result()
+    assert study.adopt_published(unknown) is None
+    other_images, _ = study.plan(given, val, ["dataset.test_json=other"], Path("other_images"))
+    given.seeds = [2]
+    other_seed, _ = study.plan(given, val, test, Path("other_seed"))
+    for other in (other_images, other_seed):
+        assert study.adopt_published(other) is None and not other.folder.exists()
 
 
 def test_an_arm_starts_from_the_weights_of_a_run_with_the_same_seed(study, repository, data, monkeypatch):
@@ -205,7 +226,7 @@ def test_an_arm_starts_from_the_weights_of_a_run_with_the_same_seed(study, repos
     write_study(repository, data, LORS=dict(start="first/wide, LORS", **LORS))
     given = study.load_study("small")
     given.seeds = [1, 2]
-    runs = study.plan(given, study.data_overrides(given)[0], Path("out"))
+    runs = study.plan(given, *study.data_overrides(given), Path("out"))
     starts = [Path(run.settings["train"]["init_checkpoint"]) for run in runs]
     assert starts == [study.OUTPUT / "first" / "wide_LORS" / str(seed) / "model_final.pth" for seed in (1, 2)]
 
@@ -228,7 +249,10 @@ def table_of(lines: list[str]) -> dict[str, list[str]]:
 
 def arm(*runs: tuple[float, bool], test: float | None = None) -> dict:
     """As in a study's JSON, of runs with this AP on `val`, which is their seconds too, resumed or not."""
-    of = [{"val": {"AP": AP, "AP50": 90.0}, "seconds": AP, "resumed": resumed} for AP, resumed in runs]
+    of = [
+        {"val": {"AP": AP, "AP50": 90.0}, "seconds": AP, "resumed": resumed, "versions": "torch 1"}
+        for AP, resumed in runs
+    ]
     for run in of if test is not None else ():
         run["test"] = {"AP": test, "AP50": 80.0}
     about = dict(config="c.py", overrides=["a=1"], start="first/LORS" if len(of) == 1 else "")
@@ -236,7 +260,7 @@ def arm(*runs: tuple[float, bool], test: float | None = None) -> dict:
 
 
 LORS_ARM = arm((60.0, False), (66.0, True))
-ABOUT = dict(study="some", title="Some", reference="LORS", versions="", overrides=[])
+ABOUT = dict(study="some", title="Some", reference="LORS", overrides=[])
 
 
 def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, monkeypatch):
@@ -249,6 +273,7 @@ def test_the_report_has_means_deviations_and_standard_errors(report, tmp_path, m
     report.write_report({**ABOUT, "arms": arms})
     assert json.loads((tmp_path / "some.json").read_text())["arms"] == arms
     lines = (tmp_path / "some.md").read_text().splitlines()
+    assert sum("torch 1" in line for line in lines) == 1
     rows = table_of(lines)
     # Of 70, 71, 75: deviation 2.65; of 60, 66: 4.24; of the difference sqrt(2.65^2 / 3 + 4.24^2 / 2) = 3.37.
     # A run that was resumed has no time of its own.
