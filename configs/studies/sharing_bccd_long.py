@@ -1,13 +1,12 @@
-from .all_bccd import study as _all
-from .sharing_bccd import study
+from .all_digits import study as _digits
+from .pretrained_bccd import study
 
-study.title += ", with three times the schedule"
-study.reference = "LORS of all"
-# As long as in pretrained_bccd, which has the runs of LORS already
-study.overrides = ["dataset.vertical_flip=0.5", "train.max_iter=3050"]
+study.title = "What sharing attention and FFN too buys on BCCD, from scratch"
+study.reference = "LORS"
+study.config = "configs/custom/lors_all_tiny_cpu.py"
 study.arms = {
-    **{label: study.arms[label] for label in ("plain", "LORS")},
-    "LORS of all": _all.arms.LORS,
-    "tied of all": _all.arms.tied,
-    "narrow queries": _all.arms["narrow queries"],
+    "plain": dict(config="configs/custom/tiny_cpu.py", overrides=["model.decoder.bank=null"]),
+    "LORS": dict(),
+    "narrow queries": _digits.arms["narrow queries"],
+    "LORS, mixing alone": study.arms["from scratch"],
 }
