@@ -2,7 +2,7 @@
 """The table and the picture of a study again, or of several in one, from docs/studies/NAME.json alone.
 
 python tools/study_report.py sharing_digits
-python tools/study_report.py sharing_digits_long sharing_bccd_long   # docs/studies/overview.md and .png
+python tools/study_report.py all_digits sharing_digits_long all_bccd   # docs/studies/overview.md and .png
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
                 )
         axes.set(xlabel="parameters of the decoder, millions")
         axes.set(ylabel=f"{part} AP, mean and standard deviation")
-        axes.set_title(results["title"] if len(studies) == 1 else results["study"], fontsize=10)
+        title = results["title"] if len(studies) == 1 else results["study"]
+        axes.set_title(textwrap.fill(title, 60), fontsize=10)
         axes.margins(0.1)
         axes.grid(alpha=0.3)
     figure.legend(drawn.values(), drawn, loc="outside right upper")
