@@ -190,10 +190,10 @@ def test_what_another_study_has_is_not_run_again(study, tmp_path, monkeypatch):
     (theirs.folder / "model_final.pth").write_text("weights")
     theirs.note(seconds=1.0)
     assert study.adopt(run("early", a=1)) is None
-    theirs.note(val={"AP": 2.0})
+    theirs.note(val={"AP": 2.0}, test={"AP": 3.0})
     same, other = run("second", a=1), run("third", a=2)
     assert study.adopt(same) == theirs.folder / "study.json" and study.adopt(other) is None
-    assert same.result() == {"seconds": 1.0, "val": {"AP": 2.0}}
+    assert same.result() == {"seconds": 1.0, "val": {"AP": 2.0}, "test": {"AP": 3.0}}
     assert {file.name for file in same.folder.iterdir()} == {"model_final.pth", "study.json", "test"}
     assert not other.folder.exists() and not (tmp_path / "early").exists()
 
