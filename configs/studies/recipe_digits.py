@@ -1,24 +1,19 @@
-from .sharing_digits import study
+from .all_digits import study
 
-_bank = "model.decoder.bank.residual"
-_adaptive = ("channel", "spatial")
-_alike = "model.criterion.stage_weights=null"
-_rate = "optimizer.params.lr_factor_func"
-_slow_private = study.arms["slow private"].overrides
+_adaptive = [f"model.decoder.bank.residual.{name}" for name in ("channel", "spatial")]
+_deeper = [
+    "model.decoder.num_stages=6",
+    "model.criterion.stage_weights=[0.1,0.5,1,1,1,1]",
+    *(f"{name}.groups=[1,1,1,2,2,2]" for name in _adaptive),
+]
 
-study.title = "What brings LORS level with plain at half its decoder's parameters, on the digits"
+study.title = "What brings LORS level with plain at half of its decoder's parameters or less, on the digits"
 study.reference = "plain"
 study.arms = {
-    **{label: study.arms[label] for label in ("plain", "LORS", "slow private")},
+    **{label: study.arms[label] for label in ("plain", "LORS", "slow private", "tied")},
     # A shared weight's gradient is the sum of four stages': the rate is divided by the square root of 4.
-    "slow shared": dict(overrides=[f"{_rate}.shared=0.5"]),
-    "late, slow private": dict(
-        overrides=[
-            *_slow_private,
-            *(f"{_bank}.{name}.groups=[1,1,1,3]" for name in _adaptive),
-            f"{_bank}.output.groups=[1,1,1,2]",
-        ]
-    ),
-    "plain, losses alike": dict(overrides=[*study.arms.plain.overrides, _alike]),
-    "LORS, losses alike": dict(overrides=[_alike]),
+    "slow shared": dict(overrides=["optimizer.params.lr_factor_func.shared=0.5"]),
+    # Where stages share, more of them cost few parameters, but their time.
+    "6 stages": dict(overrides=_deeper),
+    "6 stages, tied": dict(overrides=[*study.arms.tied.overrides, *_deeper]),
 }
