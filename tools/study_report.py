@@ -2,7 +2,7 @@
 """The table and the picture of a study again, or of several in one, from docs/studies/NAME.json alone.
 
 python tools/study_report.py sharing_digits
-python tools/study_report.py all_digits sharing_digits_long all_bccd   # docs/studies/overview.md and .png
+python tools/study_report.py all_digits all_bccd   # docs/studies/overview.md and .png
 """
 
 from __future__ import annotations
@@ -135,11 +135,13 @@ def overview(studies: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
     """AP against decoder parameters, a panel for each study; on the test images where it has seen them."""
-    figure = Figure(figsize=(3 + 5 * len(studies), 4.5), layout="constrained")
+    columns = math.ceil(math.sqrt(len(studies)))
+    rows = math.ceil(len(studies) / columns)
+    figure = Figure(figsize=(3 + 5 * columns, 4.5 * rows), layout="constrained")
     labels = list(dict.fromkeys(label for results in studies for label in results["arms"]))
     drawn = {}
-    for axes, results in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies):
-        part = parts(results)[-1]
+    for place, results in enumerate(studies, 1):
+        axes, part = figure.add_subplot(rows, columns, place), parts(results)[-1]
         for label, arm in results["arms"].items():
             if numbers := values(arm, part):
                 number, spread = labels.index(label), deviation(numbers)
