@@ -30,8 +30,9 @@ from lors.training.errors import one_line_errors
 
 
 def _largest(cfg: DictConfig) -> tuple[int, int]:
-    """Height and width of the widest image in evaluation; COCO's where it is not resized."""
-    return next(((step.short_edge_length, step.max_size) for step in resizes(cfg)), (800, 1333))
+    """Height and width of the widest image in evaluation; COCO's where nothing limits them."""
+    sizes = [(step.short_edge_length, step.max_size) for step in resizes(cfg)]
+    return next((size for size in sizes if size[1] < sys.maxsize), (800, 1333))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

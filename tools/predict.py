@@ -47,6 +47,7 @@ from lors.data.images import BadImage, read_image
 from lors.errors import UserError
 from lors.training.errors import MENDABLE, config_errors, one_line_errors
 from lors.training.files import replacing
+from lors.training.setup import dataset_name
 from lors.visualize import draw_detections, save
 
 logger = logging.getLogger("lors")
@@ -123,7 +124,7 @@ def find_classes(cfg: DictConfig, number: int) -> tuple[list[str], list[int]]:
         return list(names), list(cfg.about.ids)
     try:
         with config_errors():
-            classes = classes_of(instantiate(cfg.dataloader.train.dataset.names))
+            classes = classes_of(dataset_name(cfg.dataloader.train))
         if len(classes.names) != number:
             raise UserError(f"the config's dataset has {len(classes.names)} classes, the model {number}")
     # ImportError: the digits are made on first use, with scikit-learn.

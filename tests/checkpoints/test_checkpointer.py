@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_bank, build_tiny_decoder
+from detectron2.engine import AMPTrainer, SimpleTrainer
 
 from lors import merge
 from lors.checkpoints import Checkpointer, convert, read, weights_of, write
@@ -314,3 +315,16 @@ def test_weights_that_are_not_finite_are_named(tiny_model, tmp_path, caplog):
     weights[f"{HEAD}.bias"][0] = float("nan")
     Checkpointer(tiny_model()).load(save(weights, tmp_path))
     assert f"{HEAD}.bias" in caplog.text
+
+
+def test_mixed_precision_may_begin_with_a_resumed_training(tiny_model, tmp_path):
+    model = tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    plain, mixed = (
+        SimpleTrainer(model, [], optimizer),
+        AMPTrainer(model, [], optimizer, precision=torch.bfloat16),
+    )
+    plain.iter = 5
+    Checkpointer(model, str(tmp_path), about=ABOUT, trainer=plain).save("model_0000005", iteration=5)
+    Checkpointer(model, str(tmp_path), about=ABOUT, trainer=mixed).resume_or_load("")
+    assert mixed.iter == 5

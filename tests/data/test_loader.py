@@ -67,6 +67,9 @@ def test_an_option_that_the_dataloader_lacks_is_refused_at_once():
     TrainLoader(RECORDS, mapper=draw, total_batch_size=4, pin_memory=False, prefetch_factor=2, num_workers=1)
     with pytest.raises(TypeError, match="num_worker"):
         TrainLoader(RECORDS, mapper=draw, total_batch_size=4, num_worker=1)
+    for options in (dict(prefetch_factor=2), dict(num_workers=-1), dict(batch_size=4), dict(shuffle=True)):
+        with pytest.raises(ValueError):
+            TrainLoader(RECORDS, mapper=draw, total_batch_size=4, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

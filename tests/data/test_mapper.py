@@ -140,6 +140,19 @@ def test_sizes_that_are_odd(records, size, shape):
     assert mapped["image"].shape == (3, *shape)
 
 
+class Broken(T.Augmentation):
+    def get_transform(self, image):
+        height, width = image.shape
+        raise AssertionError("an image has three dimensions")
+
+
+def test_an_error_in_an_augmentation_is_not_the_images(records):
+    mapper = Mapper(True, augmentations=[Broken()], on_bad_image="skip")
+    with pytest.raises(ValueError, match="too many values") as raised:
+        mapper(records[0])
+    assert not isinstance(raised.value, BadImage)
+
+
 def training_batches(records, workers, count, **arguments):
     mapper = Mapper(True, augmentations=AUGMENTATIONS, **arguments)
     loader = TrainLoader(records, mapper=mapper, total_batch_size=2, num_workers=workers)

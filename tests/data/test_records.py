@@ -1,14 +1,16 @@
 """Dataset dicts are checked before they are used."""
 
 import logging
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 from small_coco import NAN
 
-from lors.data import check_records
+from lors.data import Mapper, check_records
 from lors.errors import UserError
 
 
@@ -42,6 +44,25 @@ def test_records(record, caplog):
     for bad in ((1, NAN, 3, 4), (1, 2, 3)):
         with pytest.raises(UserError, match="dataset d cannot be used: 1 not_a_box"):
             check_records([good, record(bad)], "d", num_queries=9, on_bad_image="raise")
+
+
+@pytest.mark.parametrize("mode", [BoxMode.XYWH_ABS, BoxMode.XYXY_ABS])
+def test_numbers_of_numpy(record, mode):
+    made = record((1, 2, 3, 4), (1, 2, 3, 4), mode=mode)
+    made.update(width=np.int64(9), height=np.int32(9))
+    first, second = made["annotations"]
+    first.update(category_id=np.int64(0), bbox=np.array([1.0, 2, 3, 4]))
+    second["bbox"] = [np.float32(x) for x in second["bbox"]]
+    check_records([made], "d", num_queries=9)
+
+
+def test_a_large_image_is_read_where_the_mapper_reads_it(record):
+    for largest in (80, 81):
+        mapper = Mapper(False, augmentations=[], max_pixels=largest, on_bad_image="skip")
+        readable = "skipped" not in mapper(dict(record()))
+        with nullcontext() if readable else pytest.raises(UserError, match="none of its 1 images"):
+            check_records([record()], "d", num_queries=9, on_bad_image="skip", max_pixels=largest)
+        assert readable == (largest == 81)
 
 
 def test_records_whose_images_are_missing(record, caplog):

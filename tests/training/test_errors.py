@@ -1,10 +1,12 @@
 """What a command says when it ends early."""
 
 import pytest
+from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import nn
 
 from lors import LowRank
 from lors.adamixer import Decoder
+from lors.checkpoints import Checkpointer
 from lors.errors import UserError
 from lors.training.errors import config_errors, one_line_errors
 
@@ -48,6 +50,8 @@ def test_what_libraries_refuse_is_the_config():
         config_errors(),
     ):
         LowRank(rank=0)
+    with pytest.raises(UserError, match="max_to_keep > 0"), config_errors():
+        PeriodicCheckpointer(Checkpointer(nn.Linear(1, 1)), 1, max_to_keep=0)
 
 
 class Stage(nn.Module):

@@ -2,10 +2,19 @@
 
 import pytest
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 
 from lors.checkpoints import load_config
 from lors.errors import UserError
-from lors.training.setup import auto_scale, choose_length, count_iterations, load_train_data
+from lors.training.errors import config_errors
+from lors.training.setup import (
+    auto_scale,
+    choose_length,
+    count_iterations,
+    load_train_data,
+    train_classes,
+)
 from runs import ROOT
 
 
@@ -79,6 +88,64 @@ def test_one_of_epochs_and_iterations_is_set():
     cfg.train.epochs = 3  # as a config of one's own may set it, and forget the iterations
     with pytest.raises(UserError, match="train.epochs, train.max_iter"):
         count_iterations(cfg, 7)
+
+
+@pytest.mark.parametrize("config", ["lors_r50_1x", "custom/r50_finetune"])
+@pytest.mark.parametrize("iterations", [50, 700, 9000])
+def test_a_short_training_reaches_half_of_its_rate_at_least(config, iterations):
+    cfg = load_config(str(ROOT / f"configs/{config}.py"), [f"train.max_iter={iterations}"])
+    schedule = instantiate(cfg.lr_multiplier)
+    assert 0.5 <= max(schedule(i / iterations) for i in range(iterations)) <= 1
+
+
+@pytest.fixture
+def registered(data):
+    """Registers functions that make datasets of one class."""
+    names = []
+
+    def register(make, classes=("one",)):
+        names.append(f"registered_{len(names)}")
+        DatasetCatalog.register(names[-1], make)
+        MetadataCatalog.get(names[-1]).thing_classes = list(classes)
+        return names[-1]
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def loaded(names, num_classes=1):
+    """The files of the images that are trained on, and the model's classes."""
+    cfg = load_config(str(ROOT / "configs/lors_r50_1x.py"), [f"model.decoder.num_classes={num_classes}"])
+    cfg.model = load_config(str(ROOT / "configs/digits/lors_digits.py")).model
+    cfg.model.decoder.num_classes = num_classes
+    cfg.dataloader.train.dataset.names = names
+    model = instantiate(cfg.model)
+    with config_errors():
+        return load_train_data(cfg, model)[1], train_classes(cfg, model).names
+
+
+def test_several_datasets_are_trained_on_together(registered, data):
+    box = dict(bbox=[1, 2, 3, 4], bbox_mode=BoxMode.XYWH_ABS, category_id=0)
+    files = [f"{data}/train/00000{i}.png" for i in (1, 2)]
+    made = [[dict(file_name=f, image_id=0, width=160, height=160, annotations=[box])] for f in files]
+    names = [registered(lambda records=records: records) for records in made]
+    assert loaded(names) == (files, ["one"])
+    other = registered(lambda: made[0], classes=["two"])
+    with pytest.raises(UserError, match="thing_classes"):
+        loaded([*names, other])
+
+
+def test_what_a_dataset_of_ones_own_asserts_is_not_taken_for_no_boxes(registered):
+    def make():
+        raise AssertionError("labels.csv lacks a column")
+
+    with pytest.raises(AssertionError, match="labels.csv"):
+        loaded(registered(make))
+    empty = dict(file_name="a.png", image_id=0, width=9, height=9, annotations=[])
+    with pytest.raises(UserError, match="no image has a box to learn"):
+        loaded(registered(lambda: [empty]))
 
 
 def test_no_evaluation_is_written_over_before_it_is_logged():

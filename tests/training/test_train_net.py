@@ -171,6 +171,9 @@ def test_a_negative_number_of_gpus(data, tmp_path):
         (["train.eval_period=1.5"], ["train.eval_period=1.5"]),
         (["train.amp.enabled=true"], ["train.amp.enabled=true", "train.device=cpu"]),
         (["dataloader.train.num_worker=1"], ["num_worker"]),
+        (["dataloader.train.prefetch_factor=2"], ["prefetch_factor"]),
+        (["dataloader.test.num_workers=-1"], ["num_workers"]),
+        (["dataloader.test.mapper.on_bad_image=ignore"], ["on_bad_image='ignore'"]),
         (["train.patience=2"], ["train.patience: needs a test set, train.eval_period"]),
         (["train.checkpointer.max_to_keep=[1,2]"], ["the config cannot be used"]),
         (["optimizer=nan", "optimizer.params.overrides.content.lr=1"], ["the config cannot be used"]),
@@ -179,6 +182,7 @@ def test_a_negative_number_of_gpus(data, tmp_path):
 )
 def test_what_is_wrong_is_said_in_one_line(data, tmp_path, overrides, wanted):
     assert_one_line(command(*arguments(data, tmp_path), *overrides), *wanted)
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_checkpoint_that_does_not_fit(trained, data, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from torch.utils.data import DataLoader
@@ -15,15 +16,19 @@ Record = dict[str, Any]
 Mapper = Callable[[Record], Optional[Record]]
 
 
-def get_detection_dataset_dicts(names: str, filter_empty: bool = True) -> list[Record]:
-    """The dicts of the dataset of that name; without the images that show crowds or nothing."""
-    dicts = DatasetCatalog.get(names)
+def get_detection_dataset_dicts(names: str | Sequence[str], filter_empty: bool = True) -> list[Record]:
+    """The dicts of datasets with the same classes; without the images that show crowds or nothing."""
+    names = [names] if isinstance(names, str) else names
+    dicts = [record for name in names for record in DatasetCatalog.get(name)]
+    classes = [MetadataCatalog.get(name).get("thing_classes") for name in names]
+    if any(theirs != classes[0] for theirs in classes):
+        raise ValueError("Datasets have different metadata 'thing_classes'!")
     assert dicts, f"dataset {names!r} is empty"
     if filter_empty:
         total = len(dicts)
         dicts = [d for d in dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])]
         logger.info(f"Left out {total - len(dicts)} images without objects, kept {len(dicts)}")
-    assert dicts, f"no image of {names} has annotations"
+    assert dicts, f"No valid data found in {names}"
     return dicts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,5 +82,9 @@ def _held_out(cfg: DictConfig) -> str:
 
 
 def resizes(cfg: DictConfig) -> list[DictConfig]:
+    """The test images' augmentations that resize; one without a `max_size` gets Detectron2's default."""
     steps = OmegaConf.select(cfg, "dataloader.test.mapper.augmentations") or []
-    return [step for step in steps if "short_edge_length" in step]
+    steps = [step for step in steps if "short_edge_length" in step]
+    for step in steps:
+        step.setdefault("max_size", sys.maxsize)
+    return steps

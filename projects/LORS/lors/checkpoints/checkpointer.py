@@ -107,7 +107,12 @@ class Checkpointer(DetectionCheckpointer):
                 raise UserError(f"{path} cannot be resumed: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_detector(filename, averaged=not self._resumes)
+        content = read_detector(filename, averaged=not self._resumes)
+        trainer = self.checkpointables.get("trainer")
+        if self._resumes and trainer is not None and "trainer" in content:
+            # Mixed precision has a loss scaler, which a training without it did not save.
+            content["trainer"] = {**trainer.state_dict(), **content["trainer"]}
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights, about = checkpoint["model"], checkpoint.get("about", {})

@@ -17,6 +17,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
@@ -24,7 +25,7 @@ from detectron2.structures import BoxMode
 from lors.data.check import check
 from lors.data.classes import Classes, classes_of, match
 from lors.data.fields import is_size, is_text
-from lors.data.images import BadImage, check_size, missing, read_image
+from lors.data.images import MAX_PIXELS, BadImage, check_size, missing, read_image
 from lors.data.problems import ERROR, NOTED, Problem, summarise
 from lors.data.voc import image_folder, is_voc, read_voc
 from lors.errors import UserError
@@ -181,9 +182,10 @@ def check_records(
     records: Sequence[dict[str, Any]],
     name: str,
     *,
-    on_bad_image: str,
+    on_bad_image: str = "raise",
     num_queries: float,
     max_detections: float = inf,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """`check` for dataset dicts that are about to be used; logs what can be worked with.
 
@@ -192,10 +194,10 @@ def check_records(
     """
     numbers = count(1)
     dataset = {
-        "images": [{**record, "id": i} for i, record in enumerate(records)],
+        "images": [{**_plain(record), "id": i} for i, record in enumerate(records)],
         "categories": [{"id": i, "name": text} for i, text in enumerate(classes_of(name).names)],
         "annotations": [
-            {"iscrowd": 0, "area": 1, **a, "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
+            {"iscrowd": 0, "area": 1, **_plain(a), "id": next(numbers), "image_id": i, "bbox": _xywh(a)}
             for i, record in enumerate(records)
             for a in record.get("annotations", ())
         ],
@@ -206,7 +208,7 @@ def check_records(
         lost = missing(record["file_name"] for record in records)
         errors = [problem for problem in errors if problem.kind != "missing_image"]
         # With none to draw instead, a loader would look for one for ever.
-        if all(record["file_name"] in lost or check_image(record, "") for record in records):
+        if all(record["file_name"] in lost or check_image(record, "", max_pixels) for record in records):
             raise UserError(f"dataset {name}: none of its {len(records)} images can be used")
     if errors:
         raise UserError(f"dataset {name} cannot be used: {summarise(errors)}")
@@ -214,12 +216,17 @@ def check_records(
         logger.warning("dataset %s: %s", name, summarise(problems))
 
 
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """With Python's numbers for NumPy's, which code that registers a dataset often has."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in entry.items()}
+
+
 def _xywh(annotation: Mapping[str, Any]) -> list[float]:
-    box = list(annotation["bbox"])
+    box = np.asarray(annotation["bbox"]).tolist()
     return BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS) if len(box) == 4 else box
 
 
-def check_image(image: Any, image_root: str) -> Problem | None:
+def check_image(image: Any, image_root: str, max_pixels: int = MAX_PIXELS) -> Problem | None:
     """What is wrong with the file, which is read whole, of one entry of a dataset's images.
 
     What is wrong with the entry itself, and whether the file is there, is for `check` to find.
@@ -229,7 +236,7 @@ def check_image(image: Any, image_root: str) -> Problem | None:
     name, kind = os.path.join(image_root, image["file_name"]), "bad_image"
     size = [image.get(side) for side in ("width", "height")]
     try:
-        pixels, kind = read_image(name), "image_size"
+        pixels, kind = read_image(name, max_pixels), "image_size"
         if all(map(is_size, size)):
             check_size(name, pixels, *size)
     except BadImage as error:

@@ -120,17 +120,18 @@ def find_files(names: Mapping[Hashable, str], folder: str) -> dict[Hashable, str
 def in_both(first: Iterable[str], second: Iterable[str]) -> list[str]:
     """The files of `second` that are in `first` under the same name: themselves, or copies of them."""
     second = list(second)
-    alike: dict[str, list[str]] = {os.path.basename(path): [] for path in second}
+    names = set(map(os.path.basename, second))
+    # The frames of all videos may have the same names, so their sizes set them apart first.
+    alike: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path in first:
-        if os.path.basename(path) in alike:
-            alike[os.path.basename(path)].append(path)
+        if os.path.basename(path) in names and os.path.isfile(path):
+            alike[os.path.basename(path), os.path.getsize(path)].append(path)
 
-    def same(path: str, other: str) -> bool:
-        if not (os.path.isfile(path) and os.path.isfile(other)):
-            return False
-        return os.path.samefile(path, other) or filecmp.cmp(path, other, shallow=False)
+    def is_there(path: str) -> bool:
+        others = alike[os.path.basename(path), os.path.getsize(path)] if os.path.isfile(path) else []
+        return any(os.path.samefile(path, o) or filecmp.cmp(path, o, shallow=False) for o in others)
 
-    return [path for path in second if any(same(path, other) for other in alike[os.path.basename(path)])]
+    return [path for path in second if is_there(path)]
 
 
 def plain_name(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import os
 import random
@@ -40,12 +39,12 @@ class TrainLoader:
         num_workers, options: of torch's DataLoader, such as pin_memory and prefetch_factor.
 
     Attributes:
-        seed: of the stream; None until `next_batch` or a checkpoint sets it.
+        seed: of the stream, which its user or a checkpoint sets.
         next_batch: the number of the batch that iteration begins with.
 
     Raises:
         UserError: the batch size is no multiple of the number of processes.
-        TypeError: an option that the DataLoader does not have.
+        TypeError, ValueError: an option that the DataLoader does not take.
         BadImage: in iteration, when no image at all can be read.
     """
 
@@ -67,20 +66,20 @@ class TrainLoader:
         self._mapped = _Mapped(DatasetFromList(dataset, copy=False), mapper)
         self._is_wide = [record["width"] > record["height"] for record in dataset]
         self._batch_size, self._options = total_batch_size, {"num_workers": num_workers, **options}
-        # A wrong option is refused here, and not in the first iteration.
-        inspect.signature(DataLoader).bind(self._mapped, **self._options)
         self.seed, self.next_batch = 0, 0
+        self._loader()  # A wrong option is refused here, and not in the first iteration.
 
     def __iter__(self) -> Iterator[list[Record]]:
-        return iter(
-            DataLoader(
-                self._mapped,
-                batch_sampler=itertools.islice(self._batches(), self.next_batch, None),
-                collate_fn=list,
-                worker_init_fn=_leave_signals_to_the_trainer,
-                generator=torch.Generator(),  # the global one has the model's random numbers
-                **self._options,
-            )
+        return iter(self._loader())
+
+    def _loader(self) -> DataLoader:
+        return DataLoader(
+            self._mapped,
+            batch_sampler=itertools.islice(self._batches(), self.next_batch, None),
+            collate_fn=list,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            generator=torch.Generator(),  # the global one has the model's random numbers
+            **self._options,
         )
 
     def _batches(self) -> Iterator[list[tuple[int, tuple[int, int]]]]:

@@ -88,6 +88,8 @@ class Mapper:
             transforms = self.augmentations(seen)
         # The shorter side of a very long image is resized to nothing.
         except ValueError as error:
+            if "must be > 0" not in str(error):  # Pillow's words; anything else is not the image's fault
+                raise
             raise BadImage(f"{name}: {width} x {height} pixels, augmentation failed: {error}") from error
         return seen.image, transforms
 

@@ -47,7 +47,7 @@ def config_errors() -> Iterator[None]:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][2:]
         if any(_is_users(frame.f_code.co_filename) for frame in frames):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
         if not isinstance(error, ValueError):
             text = f"{type(error).__name__}: {text.partition(' full_key')[0]}"
         if any(frame.f_globals.get("__name__", "").startswith("lors.sharing.") for frame in frames):

@@ -25,8 +25,12 @@ OmegaConf.register_new_resolver("lors.coco_iterations", coco_iterations, replace
 def warm_up(
     scheduler: ParamScheduler, iterations: int, max_iter: int, factor: float = 0.001
 ) -> WarmupParamScheduler:
-    """`scheduler`, led up to linearly from `factor` times its value over the first `iterations`."""
-    return WarmupParamScheduler(scheduler, factor, min(iterations / max_iter, 1.0), "linear")
+    """`scheduler`, led up to linearly from `factor` times its value over the first `iterations`.
+
+    That is half of a training at most: Detectron2 leads up to the value of the scheduler at the end of the
+    warm-up, so that one beyond the drops of the rate would not reach the rate itself.
+    """
+    return WarmupParamScheduler(scheduler, factor, min(iterations / max_iter, 0.5), "linear")
 
 
 def rates(backbone: float = 1.0, shared: float = 1.0, private: float = 1.0) -> Callable[[str], float]:

@@ -39,7 +39,7 @@ def train_classes(cfg: DictConfig, model: nn.Module) -> Classes:
     Raises:
         UserError: the model has another number.
     """
-    name = instantiate(cfg.dataloader.train.dataset.names)
+    name = dataset_name(cfg.dataloader.train)
     classes = classes_of(name)
     if len(classes.names) != model.decoder.num_classes:
         raise UserError(
@@ -79,6 +79,7 @@ def use_test_set(
     cfg.dataloader.test.dataset.names = cfg.dataloader.evaluator.dataset_name = name
     limits = model.max_detections, cfg.dataloader.evaluator.get("max_dets_per_image") or 100
     records = _load(cfg, "test", model, max_detections=min(limits))
+    instantiate({**cfg.dataloader.test, "dataset": records})  # what its mapper and loader refuse is said now
     if problems := leaked(trained_on, (record["file_name"] for record in records)):
         logger.warning("dataset %s: %s", name, summarise(problems))
     return True
@@ -95,16 +96,24 @@ def single(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
+def dataset_name(node: DictConfig) -> str:
+    """The dataset's; the first of several to train on, for Detectron2 takes none with other classes."""
+    names = instantiate(node.dataset.names)
+    return names if isinstance(names, str) else names[0]
+
+
 def _load(cfg: DictConfig, split: str, model: nn.Module, **limits: int) -> list[dict[str, Any]]:
     node = cfg.dataloader[split]
-    name = instantiate(node.dataset.names)
+    name = dataset_name(node)
     try:
         records = instantiate(node.dataset)
-    except AssertionError as error:  # Detectron2's, where no image is left
+    except AssertionError as error:
+        if "No valid data" not in str(error):  # Detectron2's words where no image is left
+            raise
         reason = "no image has a box to learn; crowds do not count (dataset.crowds_as_objects=true)"
         raise UserError(f"dataset {name}: {reason}") from error
-    on_bad_image = node.mapper.get("on_bad_image", "raise")
-    check_records(records, name, on_bad_image=on_bad_image, num_queries=len(model.queries.content), **limits)
+    limits.update({key: node.mapper[key] for key in ("on_bad_image", "max_pixels") if key in node.mapper})
+    check_records(records, name, num_queries=len(model.queries.content), **limits)
     return records
 
 
