@@ -126,11 +126,11 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
             raise UserError("train.factorize=true: the config's decoder has no bank (model.decoder.bank)")
         if cfg.train.factorize and not cfg.train.init_checkpoint:
             raise UserError("train.factorize=true: train.init_checkpoint has no plain detector to start from")
-        residual = instantiate(cfg.model.decoder.bank.residual) if cfg.train.factorize else None
         about = describe(cfg, classes)
         average = MovingAverage(model, cfg.train.ema_decay) if cfg.train.ema_decay else None
         states = dict(trainer=trainer, stream=stream, **(dict(ema=average.averaged) if average else {}))
-        checkpointer = Checkpointer(model, cfg.train.output_dir, about=about, residual=residual, **states)
+        start = dict(about=about, factorizes=cfg.train.factorize)
+        checkpointer = Checkpointer(model, cfg.train.output_dir, **start, **states)
         tested = average.averaged.module if average else model
         best = None
         if has_test_set and cfg.train.best_metric and cfg.train.eval_period > 0:

@@ -220,9 +220,10 @@ def test_the_command(sides, weights, run_tool, tmp_path):
 @pytest.mark.parametrize(
     "args, wanted",
     [
-        (["program.engine"], ["program.engine", ".onnx, .pt2"]),
-        (["program.pt2", "--height=-3"], ["-3 x 1333"]),
-        (["program.pt2", "--width=0"], [" x 0"]),
+        (["program.engine", "--dynamic"], ["program.engine", ".onnx, .pt2"]),
+        (["program.pt2", "--height=-3", "--width=9"], ["-3 x 9"]),
+        (["program.pt2", "--height=9", "--width=0"], ["9 x 0"]),
+        (["program.pt2", "--height=9"], ["--width", "--dynamic"]),
         (["program.pt2", "model.queries.num_querys=3"], ["model.queries.num_queries"]),
         (["program.pt2", "--weights=nowhere.pth"], ["nowhere.pth"]),
     ],

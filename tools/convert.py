@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--to", choices=["lors", "released"], default="lors", help="whose names OUT has")
     parser.add_argument("--timm", metavar="NAME", help="the model of timm whose weights these are")
     args = parser.parse_args()
+    if args.source and os.path.realpath(args.out) == os.path.realpath(args.source):
+        raise UserError(f"{args.out}: is IN itself, which would be written over")
     if args.timm:
         from lors.backbones.timm import pretrained
 
@@ -40,8 +42,6 @@ def main() -> None:
         return
     if not args.source:
         parser.error("IN is missing")
-    if os.path.realpath(args.out) == os.path.realpath(args.source):
-        raise UserError(f"{args.out}: is IN itself, which would be written over")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     found = read_detector(args.source)
     weights, about = found["model"], found["about"]

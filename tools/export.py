@@ -25,14 +25,18 @@ from omegaconf import DictConfig
 
 from lors.checkpoints import load_detector
 from lors.checkpoints.about import resizes
+from lors.errors import UserError
 from lors.export import OUTPUTS, export
 from lors.training.errors import one_line_errors
 
 
-def _largest(cfg: DictConfig) -> tuple[int, int]:
-    """Height and width of the widest image in evaluation; COCO's where nothing limits them."""
-    sizes = [(step.short_edge_length, step.max_size) for step in resizes(cfg)]
-    return next((size for size in sizes if size[1] < sys.maxsize), (800, 1333))
+def _largest(cfg: DictConfig) -> tuple[int | None, int | None]:
+    """Height and width of the widest image in evaluation; None where nothing limits them."""
+    for step in resizes(cfg):
+        edge = step.short_edge_length
+        if step.max_size < sys.maxsize:
+            return edge if isinstance(edge, int) else max(edge), step.max_size
+    return None, None
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -62,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg, model = load_detector(args.config_file, args.weights, args.opts)
     sides = zip((args.height, args.width), _largest(cfg))
     size = None if args.dynamic else tuple(default if side is None else side for side, default in sides)
+    if size and None in size:
+        raise UserError("nothing limits the config's test images: give --height and --width, or --dynamic")
     export(model, args.output, size)
     height, width = size or ("H", "W")
     sys.stdout.write(

@@ -39,12 +39,13 @@ def main() -> None:
         raise UserError(f"{args.out}: is CHECKPOINT itself, which would be written over")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    bank = load_config(args.config_file, args.opts).model.decoder.bank
+    with config_errors():
+        bank = instantiate(load_config(args.config_file, args.opts).model.decoder.bank)
     if bank is None:
         raise UserError(f"{args.config_file}: its decoder has no bank to factorize into")
     cfg, plain = load_detector(args.config_file, args.checkpoint, [*args.opts, "model.decoder.bank=null"])
     with config_errors():
-        lors, explained = factorize(plain, "decoder.stages", instantiate(bank.residual))
+        lors, explained = factorize(plain, "decoder.stages", bank.recipes, bank.only)
     write(args.out, {"model": lors.state_dict(), "about": OmegaConf.to_container(cfg.about)})
     rows = [(row.name, row.layer, 100 * row.together, 100 * row.shared, 100 * row.alone) for row in explained]
     headers = ("weight", "stage", "shared + residual, %", "mean alone, %", "residual alone, %")

@@ -28,6 +28,11 @@ def test_outputs_are_as_output_shape_says(name, options):
         assert found.shape == (2, shapes[key].channels, 64 // stride, 96 // stride)
 
 
+def test_the_last_output_of_a_stride_is_that_of_the_whole_model():
+    whole = Timm("vit_tiny_patch16_224", [16], ["p4"], img_size=32, depth=5).body.model
+    assert len(whole.blocks) == 5
+
+
 def test_a_frozen_one_has_no_backward_pass():
     for frozen in (False, True):
         backbone = Timm("tf_efficientnet_lite0", frozen=frozen)
@@ -57,6 +62,11 @@ def test_what_does_not_fit_is_named(tmp_path):
         Timm("vit_tiny_patch16_224")
     with pytest.raises(ValueError, match="no_such_model"):
         Timm("no_such_model")
+    with pytest.raises(ValueError, match="no_such_model"):
+        pretrained("no_such_model")
+    (tmp_path / "no.pth").write_text("Not Found")
+    with pytest.raises(ValueError, match="no.pth"):
+        pretrained("resnet18", str(tmp_path / "no.pth"))
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match="other.pth.*tf_efficientnet_lite0"):
         pretrained("tf_efficientnet_lite0", str(tmp_path / "other.pth"))

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 from torch import Tensor
 from torchvision.models import resnet, swin_transformer
@@ -13,6 +14,8 @@ from torchvision.models import resnet, swin_transformer
 from lors.backbones import Swin
 from lors.checkpoints import Checkpointer
 from lors.checkpoints.backbones import from_backbone
+from lors.errors import UserError
+from runs import ROOT
 
 IMAGE = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)
 ABOUT = {"names": ["one", "two", "three"], "ids": [1, 2, 3]}
@@ -188,3 +191,25 @@ def test_a_backbone_that_lacks_a_tensor_or_has_one_too_many_is_refused(tiny_mode
     torch.save({**state, "backbone.res3.1.conv1.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="model lacks.*backbone.res3.1.conv1.weight"):
         Checkpointer(tiny_model(), about=ABOUT).load(path)
+
+
+def test_a_file_may_have_more_stages_than_the_model_but_no_deeper_ones(tiny_model, tmp_path):
+    file = str(tmp_path / "resnet.pth")
+    cfg = LazyConfig.load(str(ROOT / "configs/adamixer_r50_1x.py")).model.backbone
+
+    def load_what_was_saved_of(depth):
+        cfg.update(out_features=["res2", "res3", "res4", "res5"])
+        cfg.stages.depth = depth
+        torch.save({f"backbone.{n}": w for n, w in instantiate(cfg).state_dict().items()}, file)
+        cfg.update(out_features=["res2", "res3", "res4"])
+        cfg.stages.depth = 50
+        model = tiny_model()
+        model.backbone = instantiate(cfg)
+        Checkpointer(model, about={"names": ["one"], "ids": [1]}).load(file)
+        return model.backbone
+
+    loaded = load_what_was_saved_of(50).state_dict()
+    assert not any(name.startswith("res5") for name in loaded)
+    assert all(torch.equal(w, loaded[n[9:]]) for n, w in torch.load(file).items() if "res5" not in n)
+    with pytest.raises(UserError, match="the model lacks .*res4.6"):
+        load_what_was_saved_of(101)

@@ -216,16 +216,16 @@ def test_other_classes_are_none_to_resume_from(tiny_model, tmp_path):
 def test_a_plain_detector_starts_one_that_shares(tiny_model, tmp_path):
     model = tiny_model()
     path = trained(merge(model), tmp_path, ["three", "two", "one"])
-    recipe = {name: LowRank(2) for name in ("channel", "spatial", "output")}
-    lors = tiny_model(Bank(recipe))
+    recipe = LowRank(2), ["channel", "output"]
+    lors = tiny_model(Bank(*recipe))
     given = weights_of(read(path))
-    _, after = start(path, lors, ["one", "four", "three"], residual=recipe)
+    _, after = start(path, lors, ["one", "four", "three"], factorizes=True)
     assert torch.equal(after[f"{HEAD}.weight"][[0, 2]], given[f"{HEAD}.weight"][[2, 0]])
     shared = merge(lors).state_dict()["decoder.stages.0.mixing.output.weight"]
     name = "decoder.stages.0.mixing.output.weight"
     assert (shared - given[name]).norm() < 0.9 * given[name].norm()
     with pytest.raises(UserError, match="train.factorize=true"):
-        start(path, tiny_model(Bank(recipe)), ["one"] * 3)
+        start(path, tiny_model(Bank(*recipe)), ["one"] * 3)
 
 
 @pytest.mark.parametrize(

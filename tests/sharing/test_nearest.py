@@ -203,3 +203,15 @@ def test_weights_that_are_no_real_numbers_are_refused(wrong):
         model.layers[1].weight[0, 0] = wrong
     with pytest.raises(ValueError, match="weight"):
         factorize(model, "layers", LowRank(1))
+
+
+def test_a_layer_of_zeros_is_not_explained_by_another():
+    model = linears(6, 6, 3)
+    nn.init.zeros_(model.layers[0].weight)
+    _, explained = factorize(model, "layers", LowRank(1))
+    assert explained[0].together < 0 and explained[0].shared < 0
+    for layer in model.layers:
+        nn.init.zeros_(layer.weight)
+    assert {(row.together, row.shared, row.alone) for row in factorize(model, "layers", LowRank(1))[1]} == {
+        (1, 1, 1)
+    }

@@ -10,7 +10,7 @@ import torch
 from small import Layer, Model, model_of
 from torch import nn
 
-from lors.sharing import GeneratedLowRank, LowRank, share
+from lors.sharing import Bank, GeneratedLowRank, LowRank, share
 
 
 def tied() -> nn.Module:
@@ -122,3 +122,12 @@ def test_a_weight_that_something_else_holds_is_not_parted_from_it():
         share(model, "layers", LowRank(2))
     model.head.weight = nn.Parameter(torch.zeros(6, 6))
     assert share(model, "layers", LowRank(2)).residuals()
+
+
+def test_a_bank_has_one_stack():
+    first, second = (nn.ModuleList(nn.Linear(6, 6) for _ in range(3)) for _ in range(2))
+    bank = Bank(LowRank(2))
+    bank.attach(first)
+    with pytest.raises(ValueError, match="the bank"):
+        bank.attach(second)
+    assert first[0].weight.grad_fn and second[0].weight.is_leaf

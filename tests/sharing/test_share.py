@@ -155,6 +155,15 @@ def test_a_rank_that_saves_nothing_is_warned_of():
         share(model, "layers", LowRank(6))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_merged_layers_share_no_memory(dtype):
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3)).to(dtype)
+    share(model, "layers", LowRank(2, private=False))
+    merged = merge(model)
+    assert len({layer.weight.data_ptr() for layer in merged.layers}) == 3
+
+
 def test_complex_weights_are_merged():
     torch.manual_seed(0)
     model = nn.Module()

@@ -16,6 +16,15 @@ from lors.checkpoints import Checkpointer, read, to_released, weights_of
 ROOT = Path(__file__).parent.parent.parent
 LORS, PLAIN = ("configs/digits/lors_digits.py", "configs/digits/adamixer_digits.py")
 
+SOME = """
+from detectron2.config import LazyCall, LazyConfig
+from lors import Bank, LowRank
+
+base = LazyConfig.load("{config}")
+model, dataloader, train = base.model, base.dataloader, base.train
+model.decoder.bank = LazyCall(Bank)(residual=LazyCall(LowRank)(rank=4), only=["ffn", "output"])
+"""
+
 
 def build(config: str) -> torch.nn.Module:
     return instantiate(LazyConfig.load(str(ROOT / config)).model).eval()
@@ -70,6 +79,15 @@ def test_overrides_reach_the_bank_that_is_factorized_into(run_tool, tmp_path):
     state = read(str(out))["model"]
     assert state["decoder.bank.mixing.output.weight.A.0"].shape[1] == 3
     cfg = LazyConfig.apply_overrides(LazyConfig.load(str(ROOT / LORS)), [rank])
+    Checkpointer(instantiate(cfg.model)).load(str(out))
+
+
+def test_a_bank_of_some_weights_is_factorized_into(run_tool, tmp_path):
+    (tmp_path / "some.py").write_text(SOME.format(config=ROOT / LORS))
+    plain, out = tmp_path / "plain.pth", tmp_path / "lors.pth"
+    torch.save({"model": build(PLAIN).state_dict()}, plain)
+    assert run_tool("factorize", "--config-file", tmp_path / "some.py", plain, out)[0] == 0
+    cfg = LazyConfig.load(str(tmp_path / "some.py"))
     Checkpointer(instantiate(cfg.model)).load(str(out))
 
 
@@ -169,6 +187,8 @@ def test_a_model_of_timm_becomes_a_backbone_to_start_from(run_tool, tmp_path, ti
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     code, _ = run_tool("convert", "--timm", "resnet10t", tmp_path / "whole.pth", tmp_path / "backbone.pth")
     assert code == 0
+    error, _ = run_tool("convert", "--timm", "resnet10t", tmp_path / "whole.pth", tmp_path / "whole.pth")
+    assert "is IN itself" in error
     model = tiny_model()
     model.backbone = Timm("resnet10t")
     before = model.state_dict()["queries.content"].clone()

@@ -29,9 +29,9 @@ def export(model: AdaMixer, path: str | os.PathLike, image_size: tuple[int, int]
     """Writes the merged detector as a program for one image, in the format that the extension names.
 
     image (1, 3, H, W), float32 from 0 to 255, channels in the order of `model.pixel_mean` -> boxes xyxy in
-    pixels (N, 4), scores (N,) and classes (N,), best first, N = `model.max_detections`. The image is resized
-    as in evaluation; the program normalises and pads it. It gives the detections of `model`, except that
-    boxes of no area, which can only lie outside the image, are not left out.
+    pixels (N, 4), scores (N,) and classes (N,), best first, N as in `best_pairs`. The image is resized as
+    in evaluation; the program normalises and pads it. It gives the detections of `model`, except that boxes
+    of no area, which can only lie outside the image, are not left out.
 
     Args:
         model: stays as it is; the program is for its device.

@@ -8,12 +8,12 @@ from typing import Any
 from detectron2.modeling import Backbone
 from torch import Tensor
 
+from lors.checkpoints.weights import read, weights_of
 from lors.errors import UserError
 
 try:
     import timm
     from timm.layers import Format
-    from timm.models import load_checkpoint
 except ModuleNotFoundError as error:
     raise UserError("this backbone needs timm: pip install -e '.[timm]'") from error
 
@@ -58,10 +58,10 @@ class Timm(Backbone):
 
 def _places(name: str, strides: Sequence[int], **options: Any) -> tuple[int, ...]:
     try:
-        found = timm.create_model(name, features_only=True, **options).feature_info.reduction()
+        found = timm.create_model(name, features_only=True, **options).feature_info
     except RuntimeError as error:
         raise UserError(f"timm has no model {name!r} with feature maps: {error}") from error
-    last = {stride: place for place, stride in enumerate(found)}
+    last = dict(zip(found.reduction(), found.out_indices))
     if missing := [stride for stride in strides if stride not in last]:
         raise UserError(f"{name} has no output of stride {missing[0]}, only of {', '.join(map(str, last))}")
     return tuple(last[stride] for stride in strides)
@@ -75,17 +75,20 @@ def pretrained(name: str, weights: str | None = None) -> dict[str, Tensor]:
             one timm finds and downloads them.
 
     Raises:
-        UserError: the file has tensors of other shapes.
+        UserError: no such model; the file cannot be read or has tensors of other shapes.
     """
-    whole = timm.create_model(name, pretrained=weights is None)
+    try:
+        whole = timm.create_model(name, pretrained=weights is None)
+    except RuntimeError as error:
+        raise UserError(f"timm's {name!r}: {error}") from error
     if weights is not None:
+        own, given = whole.state_dict(), weights_of(read(weights))
+        if own.keys() != given.keys() and len(own) == len(given):
+            given = dict(zip(own, given.values()))
         try:
-            load_checkpoint(whole, weights)
-        except RuntimeError:
-            try:
-                load_checkpoint(whole, weights, remap=True)
-            except AssertionError as error:
-                raise UserError(f"{weights}: not the weights of timm's {name}: {error}") from error
+            whole.load_state_dict(given)
+        except RuntimeError as error:
+            raise UserError(f"{weights}: not the weights of timm's {name}: {error}") from error
     overlay = dict(state_dict=whole.state_dict())
     body = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
     return {f"backbone.body.{key}": tensor for key, tensor in body.state_dict().items()}

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 
 # The norms of Swin's outputs are this project's, and an index or a counter is no weight.
 _OPTIONAL = re.compile(r"backbone\.norms\..+|.+\.relative_position_index|.+\.num_batches_tracked")
+_STAGE = re.compile(r"backbone\.(?:\w*[a-z]\w*\.)+(?=\d+\.)")
 _CLASSIFIER = re.compile(r"decoder\.stages\.\d+\.classify\.3\.(weight|bias)")
 
 
@@ -34,14 +35,14 @@ class Checkpointer(DetectionCheckpointer):
     """Loads a detector; where `about` is given, also what is only a start for training.
 
     A start is a backbone alone; a detector of other classes, whose classifiers keep the rows of those with
-    the same name; or, with a `residual`, a plain detector for a model whose stages share weights.
+    the same name; or, where it `factorizes`, a plain detector for a model whose stages share weights.
 
     The authors' AdaMixer and LORS and the backbones of several programs are converted on the way. No code in
     a file is run. What is saved is whole or not there, whenever the program is killed.
 
     Args:
         about: what to save with the weights, see `describe`.
-        residual: of the model's bank, to factorize a plain detector with.
+        factorizes: a plain detector becomes the nearest that the model's bank can have.
 
     Raises, when loading:
         UserError: a file that cannot be read, tensors of other shapes than the model's, tensors that the
@@ -55,11 +56,11 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         about: About | None = None,
-        residual: Any = None,
+        factorizes: bool = False,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
-        self.about, self.residual, self._resumes = about, residual, False
+        self.about, self.factorizes, self._resumes = about, factorizes, False
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -128,7 +129,7 @@ class Checkpointer(DetectionCheckpointer):
         if self.about:
             weights = checkpoint["model"] = self._fit_classes(weights, own, about)
         if shares == [True, False] and any(name.startswith("decoder.") for name in weights):
-            if self.residual is None:
+            if not self.factorizes:
                 raise UserError(
                     "the model's layers share weights; the checkpoint, plain or merged, has no bank: "
                     "train.factorize=true starts from the nearest that they can share, tools/factorize.py "
@@ -144,6 +145,9 @@ class Checkpointer(DetectionCheckpointer):
         if missing and not (self.about and missing == rest):
             raise UserError(f"the checkpoint lacks tensors of the model: {_first(sorted(missing))}")
         unknown = [name for name in incompatible.unexpected_keys if not _OPTIONAL.fullmatch(name)]
+        if missing:  # The file is a backbone alone, whose last stages the model may leave out.
+            stages = set(map(_stage, own))
+            unknown = [name for name in unknown if _stage(name) in stages]
         if unknown:
             raise UserError(f"the model lacks tensors of the checkpoint: {_first(unknown)}")
         return incompatible
@@ -182,10 +186,16 @@ class Checkpointer(DetectionCheckpointer):
     def _factorized(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain = merge(self.model)
         Checkpointer(plain)._load_model({"model": weights})
-        nearest, explained = factorize(plain, "decoder.stages", self.residual)
+        bank = self.model.decoder.bank
+        nearest, explained = factorize(plain, "decoder.stages", bank.recipes, bank.only)
         share = sum(row.together for row in explained) / len(explained)
         logger.info("The nearest shared weights explain %.1f%% of the checkpoint's, on average", 100 * share)
         return nearest.state_dict()
+
+
+def _stage(name: str) -> str | None:
+    """`backbone.res5.` of `backbone.res5.0.conv1.weight`: what comes before the first number."""
+    return found[0] if (found := _STAGE.match(name)) else None
 
 
 def saved_in(folder: str) -> list[str]:

@@ -94,13 +94,13 @@ class Bank(nn.Module):
 
     def __init__(self, residual: Residuals, only: str | Sequence[str] | None = None) -> None:
         super().__init__()
-        self._recipes = dict(residual) if isinstance(residual, Mapping) else {"*": residual}
-        for recipe in self._recipes.values():
+        self.recipes = dict(residual) if isinstance(residual, Mapping) else {"*": residual}
+        for recipe in self.recipes.values():
             if not isinstance(recipe, Residual):
                 raise ValueError(f"residual={recipe!r}: must be a LowRank or a GeneratedLowRank")
-        if not self._recipes:
+        if not self.recipes:
             raise ValueError("residual={}: there is none in it")
-        self._only = None if only is None else [only] if isinstance(only, str) else list(only)
+        self.only = None if only is None else [only] if isinstance(only, str) else list(only)
 
     def attach(self, layers: Sequence[nn.Module], model: nn.Module | None = None) -> None:
         """Takes the weights out of the layers and lets them pull from here.
@@ -111,6 +111,8 @@ class Bank(nn.Module):
         Raises:
             ValueError: as `share`; the layers are then as they were.
         """
+        if self.residuals():
+            raise ValueError("the bank has layers already: each stack needs one of its own")
         check_alike(layers)
         recipes = self._choose(layers[0])
         made_names = [made for name, recipe in recipes.items() for made in recipe.made_names(name)]
@@ -134,18 +136,18 @@ class Bank(nn.Module):
     def _choose(self, layer: nn.Module) -> dict[str, Residual]:
         """The names of the weights to share, and the recipe of each."""
         matrices = [name for name, p in layer.named_parameters() if is_matrix(p)]
-        for pattern in [*self._recipes, *(self._only or ())]:
+        for pattern in [*self.recipes, *(self.only or ())]:
             if not any(matches(name, pattern) for name in matrices):
                 raise ValueError(f"pattern {pattern!r}: matches none of the layers' {', '.join(matrices)}")
         chosen = {}
         for name in matrices:
-            wanted = self._only is None or any(matches(name, pattern) for pattern in self._only)
-            pattern = next((pattern for pattern in self._recipes if matches(name, pattern)), None)
+            wanted = self.only is None or any(matches(name, pattern) for pattern in self.only)
+            pattern = next((pattern for pattern in self.recipes if matches(name, pattern)), None)
             if wanted and pattern is not None:
                 chosen[name] = pattern
-        if unused := [pattern for pattern in self._recipes if pattern not in chosen.values()]:
-            raise ValueError(f"pattern {unused[0]!r}, only={self._only}: nothing is left for it")
-        return {name: self._recipes[pattern] for name, pattern in chosen.items()}
+        if unused := [pattern for pattern in self.recipes if pattern not in chosen.values()]:
+            raise ValueError(f"pattern {unused[0]!r}, only={self.only}: nothing is left for it")
+        return {name: self.recipes[pattern] for name, pattern in chosen.items()}
 
     def _place(self, name: str, residual: Residual) -> None:
         place: nn.Module = self

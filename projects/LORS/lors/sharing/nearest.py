@@ -77,8 +77,8 @@ def factorize(
 
 
 def _explained(weight: Tensor, by: Tensor) -> float:
-    total = weight.square().sum()
-    return 1.0 if total == 0 else (1 - (weight - by).square().sum() / total).item()
+    left = (weight - by).square().sum()
+    return 1.0 if left == 0 else (1 - left / weight.square().sum()).item()
 
 
 def _flat(made: Sequence[Tensor]) -> Tensor:

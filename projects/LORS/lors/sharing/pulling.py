@@ -104,7 +104,7 @@ def keep(module: Pulling) -> None:
         dtype = parameters[0].dtype
         # Apple's GPUs have no float64.
         wide = dtype if parameters[0].is_mps else torch.promote_types(dtype, torch.float64)
-        weight = residual.weights(layer, wide)[place].to(dtype)
+        weight = residual.weights(layer, wide)[place].to(dtype, copy=True)
         trained = any(parameter.requires_grad for parameter in parameters)
         made[name] = nn.Parameter(weight, requires_grad=trained)
     module.__class__ = _plain_class(module)

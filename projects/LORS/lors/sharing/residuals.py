@@ -121,17 +121,13 @@ class GeneratedLowRank(Residual):
             return F.linear(q, *self.weights(layer))
         (g, d, h), r, n = self.shape, self.rank, q.numel() // q.shape[-1]
         # The queries stand beside the columns of E and then of A, so that B and A are not copied for each.
-        B, A = self._wide_B(layer), self.A[layer].flatten(0, 1)
+        B, A = self.B[layer].transpose(1, 2).flatten(2), self.A[layer].flatten(0, 1)
         E = self.E[layer](q).view(n, len(A), r, r).permute(1, 2, 0, 3).flatten(1, 2)
         EA = (E @ A).view(g, B.shape[2], n * h)
         M = (B @ EA).view(g, d, n, h).permute(2, 0, 1, 3)
         if self.has_shared:
             M = F.linear(q, self.shared, self.shared_bias).view(n, g, d, h) + M
         return M.reshape(*q.shape[:-1], g * d * h)
-
-    def _wide_B(self, layer: int) -> Tensor:
-        """(g, d, K r)."""
-        return self.B[layer].transpose(1, 2).flatten(2)
 
 
 def _many(x: Tensor, composing: float) -> bool:
