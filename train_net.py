@@ -129,8 +129,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> None:
         about = describe(cfg, classes)
         average = MovingAverage(model, cfg.train.ema_decay) if cfg.train.ema_decay else None
         states = dict(trainer=trainer, stream=stream, **(dict(ema=average.averaged) if average else {}))
-        start = dict(about=about, factorizes=cfg.train.factorize)
-        checkpointer = Checkpointer(model, cfg.train.output_dir, **start, **states)
+        checkpointer = Checkpointer(
+            model, cfg.train.output_dir, about=about, factorizes=cfg.train.factorize, **states
+        )
         tested = average.averaged.module if average else model
         best = None
         if has_test_set and cfg.train.best_metric and cfg.train.eval_period > 0:

@@ -35,7 +35,7 @@ def main() -> None:
     if args.source and os.path.realpath(args.out) == os.path.realpath(args.source):
         raise UserError(f"{args.out}: is IN itself, which would be written over")
     if args.timm:
-        from lors.backbones.timm import pretrained
+        from lors.checkpoints.timm import pretrained
 
         write(args.out, {"model": pretrained(args.timm, args.source)})
         sys.stdout.write(f"{args.out}: written\n")

@@ -6,7 +6,8 @@ import pytest
 import timm
 import torch
 
-from lors.backbones.timm import Timm, pretrained
+from lors.backbones.timm import Timm
+from lors.checkpoints.timm import pretrained
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,8 @@ def _load(cfg: DictConfig, split: str, model: nn.Module, **limits: int) -> list[
             raise
         reason = "no image has a box to learn; crowds do not count (dataset.crowds_as_objects=true)"
         raise UserError(f"dataset {name}: {reason}") from error
-    limits.update({key: node.mapper[key] for key in ("on_bad_image", "max_pixels") if key in node.mapper})
-    check_records(records, name, num_queries=len(model.queries.content), **limits)
+    reading = {key: node.mapper[key] for key in ("on_bad_image", "max_pixels") if key in node.mapper}
+    check_records(records, name, num_queries=len(model.queries.content), **reading, **limits)
     return records
 
 
