@@ -42,12 +42,15 @@ def test_a_frozen_one_has_no_backward_pass():
         assert all(p.requires_grad != frozen for p in backbone.parameters())
 
 
-@pytest.mark.parametrize("renamed", [False, True])
-def test_weights_of_the_whole_model_become_the_backbones(renamed, tmp_path):
+@pytest.mark.parametrize("form", ["timm's", "renamed", "with averages"])
+def test_weights_of_the_whole_model_become_the_backbones(form, tmp_path):
     whole = timm.create_model("tf_efficientnet_lite0").eval()
     weights = whole.state_dict()
-    if renamed:  # as in other programs, in the same order
+    if form == "renamed":  # as in other programs, in the same order
         weights = {f"_{i}": tensor for i, tensor in enumerate(weights.values())}
+    if form == "with averages":  # as timm's training saves them
+        last = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        weights = {"state_dict": last, "state_dict_ema": weights}
     torch.save(weights, tmp_path / "whole.pth")
     found = pretrained("tf_efficientnet_lite0", str(tmp_path / "whole.pth"))
     backbone = Timm("tf_efficientnet_lite0").eval()

@@ -104,12 +104,13 @@ _WRAPPERS = re.compile(r"^(ema_model\.|ema\.|ema_|module\.|model\.|_orig_mod\.)+
 def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors in a checkpoint, wherever programs put them, by their names without wrappers'.
 
-    Weights called "ema..." beside others are left out: mmdetection saves averages under the plain names.
+    Of timm's training checkpoints these are the averages, as timm itself takes them. Weights called "ema..."
+    beside others are left out: mmdetection saves averages under the plain names.
 
     Raises:
         UserError: there are none.
     """
-    for key in ("model", "state_dict", "model_state_dict", "weights", "net"):
+    for key in ("state_dict_ema", "model", "state_dict", "model_state_dict", "weights", "net"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray, np.generic))}
