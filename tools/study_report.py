@@ -149,7 +149,8 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
                     arm["decoder_parameters"] / 1e6,
                     statistics.mean(numbers),
                     None if math.isnan(spread) else spread,
-                    fmt="o" if number < 10 else "s",  # matplotlib has ten colours
+                    fmt="os^vD<>phd8"[number % 11],  # one more than matplotlib has colours
+                    fillstyle="none",  # Arms of one size with one AP lie on each other.
                     color=f"C{number}",
                     capsize=4,
                 )
