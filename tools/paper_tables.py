@@ -144,9 +144,10 @@ MODEL_ZOO_COLUMNS = (
 )
 MODEL_ZOO_HEAD = """# Model zoo
 
-Every row of the paper's tables is a config. Figures are the paper's / ours; ours are counted on the model
-that the config builds, with fvcore (a multiply-add is one operation) for an image of 800 x 1280. None of
-these models has been trained here: the AP is the paper's, and there is no checkpoint to download yet.
+Every row of Tables 2 to 8 is a config; Table 1 is arithmetic. Figures are the paper's / ours; ours are
+counted on the model that the config builds, with fvcore (a multiply-add is one operation) for an image of
+800 x 1280. None of these models has been trained here: the AP is the paper's, and there is no checkpoint to
+download yet.
 Whoever trains one publishes it with `python tools/publish.py OUTPUT_DIR`: [how](docs/model_zoo.md).
 
 Time and memory of a training step on an H200: [docs/gpu.md](docs/gpu.md). Small detectors that were trained
