@@ -22,15 +22,11 @@ def _stages(number):
     )
 
 
-study.title = "Tables 4, 6, 7 and 8 of the paper in small, on the digits, not COCO"
+study.title = "Tables 4 and 8 of the paper in small, on the digits, not COCO"
 study.arms = {
     "plain": study.arms.plain,
     "LORS": study.arms.LORS,
     "4: adaptive only": dict(config="configs/digits/lors_adaptive_only.py"),
     "4: static only": dict(config="configs/digits/lors_static_only.py"),
-    "6: groups 1111": dict(overrides=_adaptive(groups=[1, 1, 1, 1])),
-    "6: groups 2222": dict(overrides=_adaptive(groups=[2, 2, 2, 2])),
-    "6: rank 4": dict(overrides=_adaptive(rank=4)),
-    **{f"7: static rank {rank}": dict(overrides=[f"{_bank}.output.rank={rank}"]) for rank in (2, 32)},
     **{f"8: {number} stages": _stages(number) for number in (2, 6)},
 }
