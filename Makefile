@@ -15,7 +15,7 @@ test: .venv/complete
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 drills: .venv/complete
-	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py tests/adamixer/test_decoder.py tests/tools/test_study.py
+	.venv/bin/python -m pytest --long tests/drills tests/training/test_train_net.py tests/adamixer/test_decoder.py tests/tools/test_study.py tests/tools/test_paper_tables.py
 
 bench: .venv/complete
 	.venv/bin/python tools/benchmark.py

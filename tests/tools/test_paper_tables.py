@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from detectron2.config import instantiate
@@ -47,3 +48,10 @@ def test_a_row_in_each_form(load_tool):
         *("28 / 28.18", "- / 52.70", "- / 9.00", "- / 101.25", "38.9"),
     ]
     assert "--config-file configs/some/stages3.py " in cells[-1]
+
+
+def test_the_model_zoo_is_what_is_counted(run_tool, long):
+    if not long:
+        pytest.skip("counts every model for three minutes: make drills")
+    code, said = run_tool("paper_tables", "--markdown")
+    assert code == 0 and said == Path("MODEL_ZOO.md").read_text()
