@@ -1,23 +1,16 @@
 from .sharing_digits import study
 
-_bank = "model.decoder.bank.residual"
-
-
-def _adaptive(**choices):
-    return [
-        f"{_bank}.{name}.{key}={value}" for name in ("channel", "spatial") for key, value in choices.items()
-    ]
-
 
 def _stages(number):
     """Half of them with one group, half with two; the first two stages' losses weigh less, as with four."""
     half = number // 2
     weights = [0.1, 0.5, *(number - 2) * [1.0]]
+    groups = half * [1] + half * [2]
     return dict(
         overrides=[
             f"model.decoder.num_stages={number}",
             f"model.criterion.stage_weights={weights}",
-            *_adaptive(groups=half * [1] + half * [2]),
+            *(f"model.decoder.bank.residual.{name}.groups={groups}" for name in ("channel", "spatial")),
         ]
     )
 
